@@ -1,0 +1,93 @@
+"""`lgdlm COMMAND [key=value ...]`: words in, exit code out, one line of error at the end.
+
+0 ok, 2 usage, configuration or input, 3 checkpoint, 4 locked, 5 storage, 6 diverged, 7 peer lost, 130 SIGINT, 143 SIGTERM
+1 a defect of ours: the line names the file that holds the traceback
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from lgdlm.errors import InputError, LgdlmError, StorageError
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit code; every failure ends in exactly one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: read when torch is loaded, and worth a tenth of a step
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched by itself
+    debug = "--debug" in arguments
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output left: not our failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as problem:
+        error = _as_ours(problem)
+        if debug:
+            traceback.print_exc()
+        if os.environ.get("RANK", "0") == "0":
+            print((error or _defect(problem)).line(), file=sys.stderr)
+        return error.exit_code if error else 1
+
+
+def _run(arguments: list[str]) -> int:
+    from lgdlm import __version__
+    from lgdlm.cli.commands import parse
+    from lgdlm.cli.compose import compose
+
+    if arguments == ["--version"]:
+        print(__version__)
+        return 0
+    request = parse(arguments)
+    if request.help or not request.command:
+        from lgdlm.cli.help import of_command, overview
+
+        print(of_command(request.command) if request.command else overview(), end="")
+        if request.help:
+            return 0
+        raise InputError("USAGE", "command-line", "COMMAND", "a command is expected; lgdlm --help lists them")
+    if request.quiet:
+        from lgdlm.cli import progress
+
+        progress.silence()
+    config = compose(request.words, request.config_name)
+    return int(importlib.import_module(f"lgdlm.cli.{request.command}").run(config))
+
+
+def _as_ours(problem: Exception) -> LgdlmError | None:
+    """The user's error behind an exception, or None where the defect is ours."""
+    if isinstance(problem, LgdlmError):
+        return problem
+    if isinstance(problem, OSError) and problem.errno in STORAGE_ERRORS:
+        place = problem.filename2 or problem.filename or "storage"
+        return StorageError("STORAGE", place, "write", f"{problem.strerror}; free space or choose a place that may be written")
+    return None
+
+
+def _defect(problem: Exception) -> LgdlmError:
+    """The line of a defect, with the file that keeps its traceback."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="lgdlm-traceback-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(problem)))
+        kept = f"traceback in {file.name} ;"
+    except OSError:  # no place for it: the line alone, --debug shows the rest
+        kept = "run again with --debug for the traceback;"
+    frames = traceback.extract_tb(problem.__traceback__)
+    ours = [frame for frame in frames if "lgdlm" in frame.filename] or frames
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    return LgdlmError("DEFECT", place, type(problem).__name__, f"{kept} {problem}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

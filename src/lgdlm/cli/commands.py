@@ -1,0 +1,112 @@
+"""The commands, as a table: what each does, which keys it reads, where a bare word goes.
+
+    lgdlm sample RUN mode=l2t   ->   sample, sampling.checkpoint=RUN, sampling.mode=l2t
+
+`COMMANDS[name]` runs `lgdlm.cli.<name>.run(config: Config) -> int`, imported only then: `--help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lgdlm.compat import CHOSEN
+from lgdlm.errors import InputError
+from lgdlm.schema import groups, keys_of, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """`groups` are the keys it reads: the first is its own, whose keys may be written without the group's name."""
+
+    summary: str
+    groups: tuple[str, ...]
+    argument: str | None = None  # the key that a word without `=` sets
+    config_name: str = "default"
+    flags: dict[str, str] = field(default_factory=dict)  # a flag and the shipped configuration it chooses
+
+
+TRAINING_GROUPS = ("training", "data", "tokenizer", "model", "loss", "optimizer", "logging")
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "the whole path on real text: prepare, train, sample, evaluate, report",
+        (*TRAINING_GROUPS, "sampling", "evaluation", "prepare"),
+        config_name="demo",
+        flags={"--quick": "demo_quick"},
+    ),
+    "prepare": Command("text to tokens and latents; goes on where it stopped", ("prepare",), argument="prepare.input"),
+    "check": Command(
+        "read a data folder or a checkpoint completely, report every problem, change nothing",
+        ("data", "model", "tokenizer"),
+        argument="data.latent_dir",
+    ),
+    "convert": Command(
+        "the per-sample layout to the packed one, and back",
+        ("prepare", "data", "tokenizer"),
+        argument="prepare.input",
+        config_name="convert",
+    ),
+    "train": Command("any objective, any denoiser", TRAINING_GROUPS),
+    "sample": Command("text from latents, latents from text, or both", ("sampling",), argument="sampling.checkpoint"),
+    "evaluate": Command("every metric beside its baselines", ("evaluation", "data"), argument="evaluation.checkpoint"),
+    "report": Command("one self-contained HTML page of a run", ("evaluation",), argument="evaluation.checkpoint"),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, taken apart."""
+
+    command: str
+    words: list[str]
+    config_name: str
+    help: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+def parse(arguments: list[str]) -> Request:
+    """The request that the words after `lgdlm` make. InputError (USAGE) for an unknown command or flag, or a stray word."""
+    name = next((a for a in arguments if not a.startswith("-")), "")
+    if name and name not in COMMANDS:
+        raise InputError("USAGE", "command-line", name, f"no such command; {nearest(name, COMMANDS)}")
+    rest = list(arguments)
+    if name:
+        rest.remove(name)
+    command = COMMANDS.get(name)
+    options: dict[str, bool] = {}
+    config_name = command.config_name if command else "default"
+    words: list[str] = []
+    stray = 0
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag == "--config-name":
+            if not equals and not rest:
+                raise InputError("USAGE", "command-line", flag, "a name or a .yaml file is expected after it")
+            config_name = value if equals else rest.pop(0)
+        elif word in ("--help", "-h", "--quiet", "--debug"):
+            options["help" if word == "-h" else word[2:]] = True
+        elif command and word in command.flags:
+            config_name = command.flags[word]
+        elif word.startswith("-"):
+            known = ["--help", "--quiet", "--debug", "--config-name", *(command.flags if command else ())]
+            raise InputError("USAGE", "command-line", word, f"no such flag; {nearest(word, known)}")
+        elif equals:
+            words.append(_full(word, command))
+        else:
+            stray += 1
+            if not command or command.argument is None or stray > 1:
+                raise InputError("USAGE", "command-line", word, "a word of the form key=value is expected")
+            words.append(f"{command.argument}={word}")
+    return Request(name, words, config_name, **options)
+
+
+def _full(word: str, command: Command | None) -> str:
+    """A key of the command's own group may stand without it: `mode=l2t` for `sampling.mode=l2t`."""
+    name = word.partition("=")[0]
+    if command is None or "." in name:
+        return word
+    own = command.groups[0]
+    elsewhere = name in groups() or name in CHOSEN
+    return word if elsewhere and name not in keys_of(groups()[own]) else f"{own}.{word}"

@@ -1,0 +1,41 @@
+"""`lgdlm convert INPUT out=FOLDER`: per-sample files to shards, shards to files, wide latents to narrow ones."""
+
+from __future__ import annotations
+
+from lgdlm.cli.prepare import Stages, tokenizer_of
+from lgdlm.cli.progress import say
+from lgdlm.config import Config
+from lgdlm.errors import InputError
+
+
+def run(config: Config) -> int:
+    """Exit code 0, also where the folder was converted already."""
+    from lgdlm.data.convert import convert
+    from lgdlm.data.summary import describe
+
+    p, data = config.prepare, config.data
+    source = p.input or data.latent_dir
+    for name, value in (("prepare.input", source), ("prepare.out", p.out)):
+        if not value:
+            raise InputError("CONFIG", "command-line", name, "expected a folder; lgdlm convert INPUT out=FOLDER layout=packed|samples")
+    if p.latent_dim is not None and p.projection == "identity":
+        message = f"latent_dim={p.latent_dim} needs projection=pca or projection=matryoshka"
+        raise InputError("CONFIG", "command-line", "prepare.projection", message)
+    tokenizer = tokenizer_of(config)
+    with Stages() as stages:
+        done = convert(
+            source,
+            p.out,
+            layout=p.layout,
+            token_dir=data.token_dir or None,
+            tokenizer=tokenizer,
+            projection=None if p.projection == "identity" else p.projection,
+            latent_dim=p.latent_dim,
+            external_latents=data.use_external_latents,
+            overwrite=p.overwrite,
+            on_progress=stages,
+        )
+    say(f"{'converted' if done.fresh else 'already converted'}: {done.folder}")
+    for line in describe(done.manifest):
+        say(line)
+    return 0

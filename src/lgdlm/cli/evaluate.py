@@ -1,0 +1,177 @@
+"""`lgdlm evaluate`: a checkpoint against held-out texts; one table on stdout, one JSON object on disk."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lgdlm.cli.progress import Bar, progress, say
+from lgdlm.config import Config
+from lgdlm.data.loader import frame_of
+from lgdlm.data.paired import PairedDataset, open_dataset
+from lgdlm.errors import InputError
+from lgdlm.evaluation import Results, evaluate
+from lgdlm.hardware import compute_dtype
+from lgdlm.training.restore import Restored, restore
+
+WIDTH = 160
+UNAVAILABLE = ("MISSING_PACKAGE", "MISSING_FILE", "BAD_ENCODER")
+
+
+def run(config: Config) -> int:
+    """Evaluate `evaluation.checkpoint`, print the table, write the results; 0."""
+    results, path = evaluate_checkpoint(config)
+    print_table(results)
+    say(f"results: {path}")
+    return 0
+
+
+def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
+    """The results and the file they were written to. Raises CheckpointError, InputError, StorageError."""
+    asked = config.evaluation
+    if asked.checkpoint is None:
+        raise InputError("CONFIG", "command-line", "evaluation.checkpoint", "expected a checkpoint or a run folder, got nothing")
+    restored = restore(asked.checkpoint, use_ema=True)
+    train, held_out = _data(config, restored)
+    absent: dict[str, str] = {}
+    encoder, judge = _encoder(asked.encoder, held_out, absent), _judge(asked.judge, absent)
+    with _Stages() as stages:
+        results = evaluate(
+            restored.model,
+            restored.tokenizer,
+            train,
+            held_out,
+            encoder,
+            restored.projection,
+            num_samples=asked.num_samples,
+            seed=asked.seed,
+            num_steps=asked.num_steps,
+            guidance_scale=asked.guidance_scale,
+            temperature=asked.temperature,
+            order=asked.order,
+            best_of=asked.best_of,
+            bootstrap=asked.bootstrap,
+            likelihood_draws=asked.likelihood_draws,
+            latent_steps=asked.latent_steps,
+            frame=frame_of(restored.config.model.length, eos_id=restored.tokenizer.eos_id, max_length=restored.config.model.max_seq_len),
+            judge=judge,
+            absent=absent,
+            facts=_facts(restored, held_out),
+            compute_dtype=compute_dtype(asked.dtype, restored.model.device.type),
+            on_progress=stages.report,
+        )
+    path = results_file(asked.out, restored.folder)
+    results.write(path)
+    return results, path
+
+
+def results_file(out: str | None, checkpoint: Path) -> Path:
+    """`out` itself where it names a JSON file, else results.json in that folder; by default beside the checkpoint, in its run."""
+    if out is None:
+        return checkpoint.parent / "results.json"
+    return Path(out) if out.endswith(".json") else Path(out) / "results.json"
+
+
+def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedDataset]:
+    """Both splits of the folder given, else of the one the checkpoint was trained on."""
+    trained, here = restored.config.data, config.data
+    folder = here.latent_dir or trained.latent_dir
+    tokens = here.token_dir or ("" if here.latent_dir else trained.token_dir)
+    options: dict[str, Any] = {
+        "token_dir": tokens or None,
+        "latent_dim": restored.config.model.latent_dim,
+        "vocab_size": restored.tokenizer.vocab_size,
+    }
+    train = open_dataset(folder, "train", limit=here.max_samples or trained.max_samples, **options)
+    return train, open_dataset(folder, "validation", train=train, **options)
+
+
+def _encoder(name: str | None, held_out: PairedDataset, absent: dict[str, str]) -> Any:
+    """The encoder asked for, else the one that made the latents; None with the reason where that one is not at hand."""
+    from lgdlm.data.encoder import load_encoder
+
+    if name is not None:
+        return load_encoder(name)
+    identity = held_out.manifest.encoder
+    if not identity:
+        absent["encoder"] = "the data does not name the encoder of its latents; give evaluation.encoder"
+        return None
+    try:
+        return load_encoder(identity)
+    except InputError as problem:
+        if problem.code not in UNAVAILABLE:
+            raise
+        absent["encoder"] = f"{problem.where}: {problem.message}"
+    except ModuleNotFoundError as missing:
+        absent["encoder"] = f"package {missing.name} is not installed"
+    return None
+
+
+def _judge(wanted: bool, absent: dict[str, str]) -> Any:
+    from lgdlm.evaluation.judge import load_judge
+
+    if not wanted:
+        absent["judge"] = "evaluation.judge is false"
+        return None
+    try:
+        return load_judge()
+    except InputError as problem:
+        if problem.code not in UNAVAILABLE:
+            raise
+        absent["judge"] = f"package {str(problem.where).replace('_', '-')} is not installed"
+    return None
+
+
+def _facts(restored: Restored, data: PairedDataset) -> dict[str, dict[str, Any]]:
+    model = {"checkpoint": str(restored.folder), "step": restored.model.identity["step"], "denoiser": restored.config.model.denoiser}
+    return {"model": model, "data": {"folder": str(data.folder)}}
+
+
+def print_table(results: Results) -> None:
+    """Every number with its interval and its baselines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("number", "value", "95 % interval", "better", "baselines", title=f"{results.data['evaluated']} held-out texts")
+    group = ""
+    for entry in results.numbers:
+        if group and entry["group"] != group:
+            table.add_section()
+        group = entry["group"]
+        interval = "" if entry["low"] is None else f"{entry['low']:.3f} .. {entry['high']:.3f}"
+        beside = ", ".join(f"{name} {value:.3f}" for name, value in entry["baselines"].items())
+        label = f"{entry['label']} [{entry['unit']}]" if entry["unit"] else entry["label"]
+        table.add_row(label.replace("[", r"\["), f"{entry['value']:.3f}", interval, entry["better"], beside)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console = Console(width=WIDTH)
+    console.print(table)
+    for entry in results.not_run:
+        console.print(f"not run: {entry['what']}: {entry['reason']}", markup=False, highlight=False)
+
+
+@dataclass
+class _Stages:
+    """One bar after another: a new one when the stage changes."""
+
+    stage: str = ""
+    done: int = 0
+    bar: Bar | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.stack.close()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.stack.close()
+            self.stage, self.done = stage, 0
+            self.bar = self.stack.enter_context(progress(total, stage))
+        assert self.bar is not None
+        self.bar.advance(done - self.done)
+        self.done = done

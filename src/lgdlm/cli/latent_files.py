@@ -1,0 +1,88 @@
+"""Latents that a user hands to a command: `.npy` files by name, the name being the sample's id.
+
+    x.npy       [D], [L, D]         one latent, id "x"
+                [n, D], [n, L, D]   n latents, ids "x-0", "x-1", ... (n = 1: "x")
+    folder/     <id>.npy, also in sub-folders (id "sub/x")
+
+Everything is read and checked before anything is sampled; with several problems all of them are listed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lgdlm.data.arrays import read_npy
+from lgdlm.data.confinement import Confinement
+from lgdlm.data.problems import refuse
+from lgdlm.data.projection import Projection
+from lgdlm.errors import InputError
+
+FILE_BYTES = 1 << 32
+
+
+def read_latents(path: Path, shape: tuple[int, int], projection: Projection | None, project: bool) -> dict[str, np.ndarray]:
+    """Float32 [L, D] by id, in the order of the names; `shape` is the model's (L, D).
+
+    With `project`, files of the projection's input width are projected. Raises InputError: MISSING_FILE, BAD_NPY, BAD_DTYPE, BAD_SHAPE,
+    LATENT_DIM, NAN_LATENT.
+    """
+    if project and projection is None:
+        raise InputError("CONFIG", "command-line", "sampling.project", "this checkpoint has no projection: its data was given as latents")
+    if not path.exists():
+        raise InputError("MISSING_FILE", path, "sampling.input", "does not exist: a .npy file or a folder of them is expected")
+    found, problems = dict[str, np.ndarray](), list[InputError]()
+    inside = Confinement(path if path.is_dir() else path.parent)
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.npy")) if path.is_dir() else [path.name]
+    if not names:
+        raise InputError("MISSING_FILE", path, "sampling.input", "the folder holds no .npy file")
+    for name in names:
+        where = path / name if path.is_dir() else path
+        try:
+            with inside.open(name, where, "latent") if path.is_dir() else _named(path) as file:
+                array = read_npy(file, where, "latent", kinds="f", limit=FILE_BYTES)
+            rows = _rows(array, where, shape, projection, project)
+        except InputError as problem:
+            problems.append(problem)
+            continue
+        stem = name.removesuffix(".npy")
+        found.update({stem if len(rows) == 1 else f"{stem}-{i}": row for i, row in enumerate(rows)})
+    refuse(problems)
+    return found
+
+
+def _named(path: Path) -> BinaryIO:
+    """A file that the user named himself: it may be a link, but a FIFO or a device would block."""
+    if not path.is_file():
+        raise InputError("NOT_A_FILE", path, "sampling.input", "is neither a regular file nor a folder")
+    return path.open("rb")
+
+
+def _rows(array: np.ndarray, where: Path, shape: tuple[int, int], projection: Projection | None, project: bool) -> np.ndarray:
+    """[n, L, D] of one file."""
+    length, dim = shape
+    width = array.shape[-1] if array.ndim else 0
+    if project and projection is not None and width == projection.input_dim != 0:
+        array = projection(array.reshape(-1, width).astype(np.float32)).reshape(*array.shape[:-1], projection.dim)
+    elif width != dim:
+        raise InputError("LATENT_DIM", where, "latent", f"expected {dim} dimensions, got {width}; {_advice(width, dim, projection)}")
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim == 2:
+        array = array[:, None] if length == 1 else array[None]
+    if array.ndim != 3 or array.shape[1] != length or not len(array):
+        raise InputError("BAD_SHAPE", where, "latent", f"expected [{length}, {dim}] or [n, {length}, {dim}], got {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        rows = array.astype(np.float32)
+    if not np.isfinite(rows).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))[0])
+        raise InputError("NAN_LATENT", f"{where}#{bad}", "latent", "holds NaN or infinity (in float32); encode its text again")
+    return rows
+
+
+def _advice(width: int, dim: int, projection: Projection | None) -> str:
+    if projection is not None and width == projection.input_dim:
+        return f"add sampling.project=true to project {width} to {dim} as the training data was"
+    return f"project it first: lgdlm prepare prepare.latents=FILE.npy prepare.latent_dim={dim}"

@@ -1,0 +1,105 @@
+"""Texts that a user hands to a command, with their ids, and as rows of tokens.
+
+JSONL {"id", "text"}      TXT a text a line      - (stdin, either of the two)      prompt=TEXT
+infill: "the [MASK:2] sat"  ->  tokens of "the ", two holes, tokens of " sat"      ([MASK] is one hole)
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lgdlm.data.problems import refuse
+from lgdlm.data.text import Text
+from lgdlm.data.tokenizer import Tokenizer
+from lgdlm.data.user_files import SUFFIXES, UserFiles
+from lgdlm.errors import InputError
+
+HOLE = re.compile(r"\[MASK(?::([0-9]{1,6}))?\]")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text as tokens: `ids` with -1 at the holes."""
+
+    id: str
+    ids: list[int]
+
+
+def read_prompts(prompt: str | None, prompts: str | None) -> list[tuple[str, str]]:
+    """(id, text) in order. Raises InputError: CONFIG (none or both given), and those of `UserFiles`, all problems at once."""
+    if (prompt is None) == (prompts is None):
+        given = "neither" if prompt is None else "both"
+        raise InputError("CONFIG", "command-line", "sampling.prompts", f"either prompts=FILE or prompt=TEXT is expected, got {given}")
+    if prompt is not None:
+        if not prompt.strip():
+            raise InputError("EMPTY_TEXT", "command-line", "sampling.prompt", "expected a text, got nothing or white space")
+        return [("prompt", prompt)]
+    if prompts == "-":
+        return _from_stdin()
+    path = Path(str(prompts))
+    if not path.exists():
+        raise InputError("MISSING_FILE", path, "sampling.prompts", "does not exist")
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise InputError("UNKNOWN_FORMAT", path, "sampling.prompts", f"expected a file ending in {', '.join(SUFFIXES)}")
+    return _read(path)
+
+
+def _from_stdin() -> list[tuple[str, str]]:
+    data = sys.stdin.buffer.read()
+    suffix = ".jsonl" if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else ".txt"
+    with tempfile.TemporaryDirectory(prefix="lgdlm-") as folder:
+        path = Path(folder) / f"stdin{suffix}"
+        path.write_bytes(data)
+        return _read(path, shown="stdin")
+
+
+def _read(path: Path, shown: str | None = None) -> list[tuple[str, str]]:
+    found, problems = list[tuple[str, str]](), list[InputError]()
+    for item in UserFiles(path).read():
+        if isinstance(item, Text):
+            found.append((item.id, item.text))
+        elif isinstance(item, InputError):
+            where = item.where if shown is None else item.where.replace(str(path), shown)
+            problems.append(InputError(item.code, where, item.field, item.message))
+    refuse(problems)
+    if not found:
+        raise InputError("EMPTY_TEXT", shown or path, "sampling.prompts", "holds no text")
+    return found
+
+
+def tokenized(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, longest: int, ends: bool, holes: bool) -> list[Prompt]:
+    """The texts as tokens; with `ends` an EOS behind each, with `holes` [MASK] and [MASK:n] are positions to fill.
+
+    Raises InputError with all problems: BAD_TEXT, EMPTY_TEXT, TOO_LONG (more than `longest` tokens), NO_HOLE.
+    """
+    found, problems = list[Prompt](), list[InputError]()
+    for name, text in texts:
+        try:
+            ids = _with_holes(text, tokenizer) if holes else tokenizer.encode(text)
+            if holes and -1 not in ids:
+                raise InputError("NO_HOLE", "prompts", name, "nothing to fill: write [MASK] or [MASK:n] where n tokens are wanted")
+            ids = [*ids, tokenizer.eos_id] if ends else ids
+            if not ids:
+                raise InputError("EMPTY_TEXT", "prompts", name, "has no token")
+            if len(ids) > longest:
+                raise InputError("TOO_LONG", "prompts", name, f"has {len(ids)} tokens, the model takes {longest}; shorten it")
+        except InputError as problem:
+            problems.append(problem)
+            continue
+        found.append(Prompt(name, ids))
+    refuse(problems)
+    return found
+
+
+def _with_holes(text: str, tokenizer: Tokenizer) -> list[int]:
+    ids, end = list[int](), 0
+    for hole in HOLE.finditer(text):
+        ids += tokenizer.encode(text[end : hole.start()]) if hole.start() > end else []
+        ids += [-1] * int(hole.group(1) or 1)
+        end = hole.end()
+    return ids + (tokenizer.encode(text[end:]) if end < len(text) else [])

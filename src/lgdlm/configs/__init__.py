@@ -1,0 +1,1 @@
+"""The shipped configurations: YAML on top of the schema of `lgdlm.config`."""

@@ -1,0 +1,201 @@
+"""`check`: read a data folder completely and report every problem; change nothing.
+
+    headers and hashes -> every sample -> statistics again -> splits disjoint -> tokenizer and projection load
+
+A problem is what training would refuse; a note is what it would accept and the user may want to know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lgdlm.data.confinement import Confinement
+from lgdlm.data.convert import SPLITS
+from lgdlm.data.manifest import Manifest, has_manifest, read_manifest
+from lgdlm.data.packed import PackedSplit
+from lgdlm.data.paired import Split, check_dim
+from lgdlm.data.projection import load_projection
+from lgdlm.data.samples import TOKENS, SampleSplit
+from lgdlm.data.split import content_key
+from lgdlm.data.statistics import LatentStatistics
+from lgdlm.data.storage import ASIDE, digest
+from lgdlm.data.tokenizer import load_tokenizer
+from lgdlm.errors import InputError
+
+BLOCK = 8192
+TOLERANCE = 1e-6
+
+
+@dataclass
+class Inspection:
+    """What a data folder holds and what is wrong with it; `kinds` counts problems by code."""
+
+    folder: Path
+    layout: str = "unknown"
+    rows: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    latent_dim: int | None = None
+    problems: list[InputError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        return dict(Counter(problem.code for problem in self.problems))
+
+
+def inspect_folder(
+    latent_dir: str | Path,
+    *,
+    token_dir: str | Path | None = None,
+    latent_dim: int | None = None,
+    vocab_size: int | None = None,
+    max_length: int | None = None,
+    external_latents: bool = True,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Inspection:
+    """Every problem of the data at `latent_dir` (with `token_dir` for per-sample tokens), as `open_dataset` would meet them and more.
+
+    `latent_dim`, `vocab_size`, `max_length` are what a model expects (None: not checked).
+    """
+    found = Inspection(Path(latent_dir))
+    with Collected(found):
+        if not found.folder.is_dir():
+            raise InputError("MISSING_FILE", latent_dir, "data.latent_dir", "is not a folder; point data.latent_dir at the data")
+        manifest = read_manifest(found.folder) if has_manifest(found.folder) else None
+        found.layout = manifest.layout if manifest else "samples"
+        if manifest is not None:
+            _check_manifest(found, manifest, latent_dim, vocab_size, external_latents)
+        keys: dict[str, set[bytes]] = {}
+        for split in manifest.counts if manifest else SPLITS:
+            with Collected(found):
+                store = _open(found, split, manifest, token_dir, latent_dim, vocab_size, external_latents, on_progress)
+                found.rows[split], found.tokens[split] = len(store.lengths), int(store.lengths.sum())
+                _check_lengths(found, store, max_length)
+                keys[split] = {content_key(store.texts[i]) for i in range(len(store.lengths))}
+        shared = len(keys.get("train", set()) & keys.get("validation", set()))
+        if shared and found.layout == "packed":
+            message = f"{shared} texts are in train as well; run prepare again"
+            found.problems.append(InputError("OVERLAP", found.folder, "validation", message))
+        elif shared:
+            found.notes.append(f"{shared} texts of validation are in train as well: validation figures will flatter the model")
+        leftovers = [entry.name for entry in found.folder.iterdir() if entry.name.startswith(ASIDE)]
+        if leftovers:
+            found.notes.append(f"{', '.join(sorted(leftovers))}: left by an interrupted command, never read")
+    return found
+
+
+class Collected:
+    """A block whose `InputError` becomes a problem."""
+
+    def __init__(self, found: Inspection):
+        self.found = found
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, InputError):
+            self.found.problems.append(error)
+            return True
+        return False
+
+
+def _open(
+    found: Inspection,
+    split: str,
+    manifest: Manifest | None,
+    token_dir: str | Path | None,
+    latent_dim: int | None,
+    vocab_size: int | None,
+    external_latents: bool,
+    on_progress: Callable[[str, int, int], None],
+) -> Split:
+    report = found.problems.append
+    if manifest is not None and manifest.layout == "packed":
+        packed = PackedSplit(found.folder, manifest, split)
+        packed.verify(report)
+        if split == "train" and manifest.latent_dim is not None:
+            _check_statistics(found, _statistics_of(packed, manifest.latent_dim), manifest)
+        found.latent_dim = manifest.latent_dim
+        return packed
+    vocabulary = vocab_size or (manifest.vocab_size if manifest else None)
+    if vocabulary is None:
+        note = "the vocabulary's size is not known, so token ids are not checked against it; set tokenizer.path"
+        found.notes += [note] if note not in found.notes else []
+    with_latents = external_latents and (manifest is None or manifest.latent_dim is not None)
+    samples = SampleSplit(
+        found.folder,
+        token_dir or found.folder / TOKENS,
+        split,
+        report,
+        latent_dim=latent_dim,
+        vocab_size=vocabulary,
+        with_latents=with_latents,
+        on_progress=lambda done, total: on_progress(split, done, total),
+    )
+    found.latent_dim = samples.latent_dim
+    if manifest is not None and split == "train" and samples.latent_dim == manifest.latent_dim:
+        _check_statistics(found, samples.statistics, manifest)
+    if with_latents and samples.latent_dim is not None:
+        if manifest is None and split == SPLITS[0]:  # one line for the folder; a single sample of another width has its own
+            check_dim(found.folder, samples.latent_dim, latent_dim)
+        if split == "train" and samples.statistics is not None and not (samples.statistics.std > 0).all():
+            dim = int(np.flatnonzero(~(samples.statistics.std > 0))[0])
+            report(InputError("CONSTANT_LATENT", found.folder, "latents", f"dimension {dim} never varies in train; use a projection"))
+    return samples
+
+
+def _check_manifest(found: Inspection, manifest: Manifest, latent_dim: int | None, vocab_size: int | None, external_latents: bool) -> None:
+    root = Confinement(found.folder)
+    for name, entry in manifest.files.items():
+        with Collected(found):
+            path = root.path(name, found.folder / "manifest.json", "files")
+            held = digest(path)
+            if held["sha256"] != entry["sha256"]:
+                message = f"expected {entry['sha256'][:12]}, got {held['sha256'][:12]}; run prepare again"
+                raise InputError("HASH", path, "sha256", message)
+    if external_latents:
+        with Collected(found):
+            check_dim(found.folder, manifest.latent_dim, latent_dim)
+    if vocab_size is not None and vocab_size != manifest.vocab_size:
+        message = f"expected a vocabulary of {vocab_size} ids, the data has {manifest.vocab_size}"
+        found.problems.append(InputError("VOCABULARY", found.folder / "manifest.json", "vocab_size", message))
+    for name, load in (("tokenizer", load_tokenizer), ("projection", load_projection)):
+        if (found.folder / name).is_dir():
+            with Collected(found):
+                identity = load(found.folder / name).identity()  # type: ignore[operator]
+                if identity != getattr(manifest, name):
+                    raise InputError("IDENTITY", found.folder / name, name, "is not the one the manifest names; run prepare again")
+
+
+def _statistics_of(train: PackedSplit, dim: int) -> LatentStatistics | None:
+    """Of the stored latents; None where one is not finite (which is reported sample by sample)."""
+    statistics = LatentStatistics(dim)
+    for start in range(0, len(train.lengths), BLOCK):
+        latents = train.latents(np.arange(start, min(start + BLOCK, len(train.lengths))))
+        if latents is None or not np.isfinite(latents).all():
+            return None
+        statistics.add(latents)
+    return statistics
+
+
+def _check_statistics(found: Inspection, statistics: LatentStatistics | None, manifest: Manifest) -> None:
+    if statistics is None or not statistics.count or manifest.latent_mean is None or manifest.latent_std is None:
+        return
+    for name, held, true in (("latent_mean", manifest.latent_mean, statistics.mean), ("latent_std", manifest.latent_std, statistics.std)):
+        error = np.abs(np.array(held) - true).max() / max(statistics.std.max(), 1e-30)
+        if not error <= TOLERANCE:
+            message = f"differs from the train latents by {error:.1e} standard deviations; run prepare again"
+            found.problems.append(InputError("STATISTICS", found.folder / "manifest.json", name, message))
+
+
+def _check_lengths(found: Inspection, store: Split, max_length: int | None) -> None:
+    long = np.flatnonzero(store.lengths > max_length).tolist() if max_length is not None else []
+    for i in long:
+        message = f"has {store.lengths[i]} tokens, the model takes {max_length}; raise model.max_seq_len or leave it out"
+        found.problems.append(InputError("TEXT_TOO_LONG", found.folder, store.ids[i], message))

@@ -1,0 +1,244 @@
+"""`prepare`: text on disk to a data folder.
+
+    corpus -> deduplicated -> split by content hash -> tokenizer fitted on train -> filtered by length
+           -> embeddings (in chunks that survive a kill) -> projection fitted on train -> shards or files -> manifest
+
+Repeating the same request is a no-op; a request that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lgdlm.data.corpus import read_corpus
+from lgdlm.data.embedding_cache import embed
+from lgdlm.data.given_latents import GivenLatents
+from lgdlm.data.manifest import Manifest
+from lgdlm.data.paired import EMBEDDINGS
+from lgdlm.data.projection import Projection, fit_projection
+from lgdlm.data.selection import Selection, select
+from lgdlm.data.staging import Staging
+from lgdlm.data.storage import write_bytes
+from lgdlm.data.tokenizer import make_tokenizer
+from lgdlm.data.writing import Row, ledger_of, manifest_of, write_splits
+from lgdlm.errors import InputError
+
+FIT_BYTES = 1 << 28  # of train vectors that the projection is fitted on, at most: of the texts of lowest rank, a seeded sample
+BLOCK = 4096
+StageProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The finished folder; `fresh` is False where it was there already."""
+
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+
+
+def fit_rows(dim: int) -> int:
+    """How many vectors of `dim` numbers a projection is fitted on, at most."""
+    return FIT_BYTES // (4 * dim)
+
+
+class Embeddings(Protocol):
+    """Vectors of all texts by number: `dim` is E, `rows(indices) -> float32 [k, E]`."""
+
+    @property
+    def dim(self) -> int: ...
+    def rows(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+def prepare(
+    source: str = "wordnet",
+    out: str | Path = "data/wordnet",
+    *,
+    path: str | Path | None = None,
+    kinds: Sequence[str] | None = None,
+    validation_kinds: Sequence[str] | None = None,
+    tokenizer: str = "rwkv_compact",
+    tokenizer_path: str | Path | None = None,
+    vocab_size: int = 8192,
+    encoder: str | Path | None = "minilm",
+    family: str | None = None,
+    latents: str | Path | None = None,
+    projection: str = "pca",
+    latent_dim: int | None = 32,
+    min_tokens: int = 1,
+    max_tokens: int = 512,
+    validation: float = 0.02,
+    seed: int = 42,
+    limit: int | None = None,
+    layout: str = "packed",
+    overwrite: bool = False,
+    on_progress: StageProgress = lambda stage, done, total: None,
+) -> Prepared:
+    """Build a data folder at `out`; returns it with its manifest.
+
+    source, path, kinds   as `read_corpus`
+    validation            texts held out: a number (>= 1) or a share (< 1); exact
+    validation_kinds      kinds that may be held out; None: those of the corpus, for wordnet its definitions
+    tokenizer             a key of TOKENIZERS; `vocab_size` for rwkv_compact, `tokenizer_path` for hf
+    encoder, family       as `load_encoder`; None: no latents, unless `latents` (a .npy file or folder of blocks) brings them
+    projection            "pca", "matryoshka" or "identity", from the encoder's width to `latent_dim` (None: that width)
+    min_tokens, max_tokens   shorter and longer texts are left out and counted
+    limit                 a seeded sample of so many texts
+    layout                "packed" or "samples"
+    overwrite             replace what `out` holds
+    on_progress(stage, done, total)   stages: reading, tokenizing, embedding, writing
+
+    Raises InputError (EXISTS where `out` holds something else, and what every part raises), LockedError, StorageError.
+    """
+    corpus = read_corpus(source, path, kinds=kinds, latents=latents)
+    if validation_kinds is None and source == "wordnet":
+        validation_kinds = ("definition",)
+    request: dict[str, object] = {
+        "corpus": corpus.identity(),
+        "latents": None if latents is None else _content(latents),
+        "tokenizer": tokenizer,
+        "tokenizer_path": None if tokenizer_path is None else _content(tokenizer_path),
+        "vocab_size": vocab_size if tokenizer == "rwkv_compact" else None,
+        "encoder": None if corpus.latents is not None or encoder is None else _content(encoder),
+        "family": family,
+        "projection": projection,
+        "latent_dim": latent_dim,
+        "min_tokens": min_tokens,
+        "max_tokens": max_tokens,
+        "validation": validation,
+        "validation_kinds": None if validation_kinds is None else sorted(validation_kinds),
+        "seed": seed,
+        "limit": limit,
+        "layout": layout,
+    }
+    with Staging(out) as staging:
+        held = staging.finished(request, overwrite)
+        if held is not None:
+            return Prepared(Path(out), held, fresh=False)
+        folder = staging.begin()
+        texts = list(corpus)
+        on_progress("reading", len(texts), len(texts))
+        chosen = select(
+            texts,
+            lambda train: make_tokenizer(tokenizer, texts=train, size=vocab_size, path=tokenizer_path),
+            corpus.counts,
+            validation=validation,
+            validation_kinds=validation_kinds,
+            min_tokens=min_tokens,
+            max_tokens=max_tokens,
+            seed=seed,
+            limit=limit,
+            on_progress=lambda done, total: on_progress("tokenizing", done, total),
+        )
+        vectors, encoder_identity = _embeddings(corpus.latents, encoder, family, chosen, staging.cache, on_progress)
+        fitted = None if vectors is None else _fit(vectors, projection, latent_dim, chosen.train)
+        splits = {"train": chosen.train, "validation": chosen.validation}
+        rows = {name: _rows(chosen, part, vectors, fitted, on_progress) for name, part in splits.items() if len(part)}
+        written = write_splits(folder, layout, rows, chosen.tokenizer.vocab_size, source)
+        chosen.tokenizer.save(folder / "tokenizer")
+        if fitted is not None and vectors is not None:
+            fitted.save(folder / "projection")
+            _keep_embeddings(folder, vectors, chosen.validation)
+        manifest = manifest_of(
+            written,
+            folder,
+            layout,
+            vocab_size=chosen.tokenizer.vocab_size,
+            tokenizer=chosen.tokenizer.identity(),
+            encoder=encoder_identity,
+            projection=None if fitted is None else fitted.identity(),
+            source={**corpus.identity(), "read": corpus.counts.read},
+            dropped=dict(sorted(corpus.counts.dropped.items())),
+            seed=seed,
+            request=request,
+        )
+        staging.publish(manifest)
+    return Prepared(Path(out), manifest, fresh=True)
+
+
+def _embeddings(
+    given: GivenLatents | None,
+    encoder: str | Path | None,
+    family: str | None,
+    chosen: Selection,
+    cache: Path,
+    on_progress: StageProgress,
+) -> tuple[Embeddings | None, dict[str, Any] | None]:
+    """The vectors of the chosen texts by their position, and the identity of what made them."""
+    if given is not None:
+        return GivenRows(given, np.array([text.row for text in chosen.texts])), {"name": "given", "dim": given.dim}
+    if encoder is None:
+        return None, None
+    from lgdlm.data.encoder import load_encoder
+
+    loaded = load_encoder(encoder, family=family)
+    vectors = embed(loaded, [text.text for text in chosen.texts], cache, lambda done, total: on_progress("embedding", done, total))
+    return vectors, {**loaded.identity(), "truncated": loaded.truncated}
+
+
+@dataclass(frozen=True)
+class GivenRows:
+    """The user's latents, in the order of the chosen texts."""
+
+    given: GivenLatents
+    row: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        return self.given.dim
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        return self.given.rows(self.row[indices])
+
+
+def _fit(vectors: Embeddings, kind: str, latent_dim: int | None, train: np.ndarray) -> Projection:
+    """The projection, fitted on train texts only."""
+    dim = vectors.dim if latent_dim is None else latent_dim
+    if kind == "identity" and dim != vectors.dim:
+        message = f"the encoder's vectors have {vectors.dim} numbers; set projection=pca or latent_dim={vectors.dim}"
+        raise InputError("LATENT_DIM", "configuration", "prepare.latent_dim", message)
+    return fit_projection(kind, vectors.rows(train[: fit_rows(vectors.dim)]), dim)
+
+
+def _rows(
+    chosen: Selection, part: np.ndarray, vectors: Embeddings | None, fitted: Projection | None, on_progress: StageProgress
+) -> Iterator[Row]:
+    for start in range(0, len(part), BLOCK):
+        block = part[start : start + BLOCK]
+        latents = None if vectors is None or fitted is None else fitted(vectors.rows(block))
+        for at, i in enumerate(block):
+            text = chosen.texts[i]
+            yield Row(text.id, text.text, chosen.tokens[i], None if latents is None else latents[at])
+        on_progress("writing", start + len(block), len(part))
+
+
+def _keep_embeddings(folder: Path, vectors: Embeddings, validation: np.ndarray) -> None:
+    """The held-out texts' vectors before projection, [n, E]: evaluation compares in the encoder's own space.
+
+    float16, or float32 where a number is too large for that.
+    """
+    from safetensors.numpy import save
+
+    if not len(validation):
+        return
+    exact = vectors.rows(validation)
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16)
+    write_bytes(folder / EMBEDDINGS, save({"embeddings": half if np.isfinite(half).all() else exact}))
+
+
+def _content(value: str | Path) -> object:
+    """What a request says of a path: its name and the hashes of its files; a name that is no path stands for itself."""
+    path = Path(value)
+    if not path.exists():
+        return str(value)
+    return {"path": str(value), "files": ledger_of(path.parent, [path.name]) if path.is_file() else ledger_of(path, _names(path))}
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]

@@ -1,0 +1,88 @@
+"""Errors that a user can act on: one line, one exit code.
+
+    error: E_<CODE> <file>[:line|#index] <field>: <what is wrong, expected against got, what to do>
+
+Everything a user can cause raises one of these classes; the command line prints the line and exits with
+the class's code. An exception of any other type is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+LINE_BYTES = 300
+
+
+class LgdlmError(Exception):
+    """A failure with a place, a field and a remedy.
+
+    `code` names the kind (`NAN_LATENT`), `where` the file (with `:line` or `#index` where known), `field` the key,
+    tensor or sample, `message` what was expected, what was found and what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, code: str, where: object, field: str, message: str):
+        self.code, self.where, self.field, self.message = code, str(where), field, message
+        super().__init__(f"E_{code} {where} {field}: {message}")
+
+    def __reduce__(self) -> tuple[type[LgdlmError], tuple[str, str, str, str]]:
+        """Errors cross process borders: by default an exception is rebuilt from its one printed argument, which fails."""
+        return type(self), (self.code, self.where, self.field, self.message)
+
+    def line(self) -> str:
+        """The one line of the contract: control characters escaped, at most 300 bytes.
+
+        What does not fit is cut from the start of the place first (a file is recognised by its end), then from the
+        end of the message.
+        """
+        place, field = _printable(self.where), _printable(self.field)
+        head, tail = f"error: E_{self.code} ", f" {field}: {_printable(self.message)}"
+        room = LINE_BYTES - len(head.encode()) - min(len(tail.encode()), LINE_BYTES // 2)
+        return _cut(head + _keep_end(place, room) + tail, LINE_BYTES)
+
+
+class InputError(LgdlmError):
+    """Bad usage, configuration or data (exit 2)."""
+
+
+class CheckpointError(LgdlmError):
+    """A checkpoint that is damaged, incomplete or of another model (exit 3)."""
+
+    exit_code = 3
+
+
+class LockedError(LgdlmError):
+    """Another process writes this run directory (exit 4)."""
+
+    exit_code = 4
+
+
+class StorageError(LgdlmError):
+    """The disk is full, read-only, or does not permit it (exit 5)."""
+
+    exit_code = 5
+
+
+class Diverged(LgdlmError):
+    """Too many non-finite steps in a row (exit 6)."""
+
+    exit_code = 6
+
+
+class PeerLost(LgdlmError):
+    """Another rank of the job is gone or does not answer (exit 7)."""
+
+    exit_code = 7
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _cut(text: str, size: int) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= size else data[: size - 3].decode("utf-8", "ignore") + "..."
+
+
+def _keep_end(text: str, size: int) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= size else "..." + data[len(data) - size + 3 :].decode("utf-8", "ignore")

@@ -1,0 +1,86 @@
+"""From logged series to charts: one chart a quantity, one curve a mode, validation as points on it.
+
+    smooth_k = (1 - b) sum_i b^(k-i) raw_i / (1 - b^k),   b = 1 - 1/window
+
+"l2t/nelbo" and "unconditional/nelbo" share a chart; "validation/nelbo_given_z" joins the one whose quantity it begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lgdlm.evaluation.plot import Chart, Line
+from lgdlm.evaluation.run_record import Series
+
+QUANTITIES = {
+    "nelbo": ("NELBO", "nats per token, length included"),
+    "latent_loss": ("Latent loss", "squared error per dimension, as trained"),
+    "text_accuracy": ("Text accuracy", "share of masked tokens named right"),
+    "length_loss": ("Length loss", "nats per text"),
+    "text_loss": ("Text bound", "nats per token, without the length"),
+    "text_cross_entropy": ("Cross entropy of masked tokens", "nats, unweighted"),
+    "loss": ("Loss of the step's objective", ""),
+    "grad_norm": ("Gradient norm before clipping", ""),
+    "lr": ("Learning rate", ""),
+    "tokens_per_second": ("Throughput", "tokens per second"),
+    "rows_per_second": ("Throughput", "rows per second"),
+}
+FIRST = ("nelbo", "latent_loss", "text_accuracy", "length_loss")
+THROUGHPUT = ("tokens_per_second", "rows_per_second")
+MODES = ("l2t", "t2l", "unconditional")
+VALIDATION = "validation"
+# a check on held-out text: its label, and the mode whose colour it shares
+CHECKS = {"nelbo_given_z": ("held-out, given z", "l2t"), "nelbo_alone": ("held-out, without z", "unconditional"), "latent_loss": ("held-out", "t2l")}
+COLOURS = 6
+
+
+def smoothed(values: np.ndarray, window: float) -> np.ndarray:
+    """Exponential mean over about `window` values, without the bias of an empty start."""
+    keep = 1 - 1 / max(1.0, window)
+    found, total, weight = np.empty(len(values)), 0.0, 0.0
+    for i, value in enumerate(values.tolist()):
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        found[i] = total / weight
+    return found
+
+
+def window_of(count: int) -> int:
+    """Values that one smoothed value averages: a fortieth of the run, at least five."""
+    return max(5, count // 40)
+
+
+def charts_of(series: Mapping[str, Series]) -> dict[str, Chart]:
+    """Every logged quantity as a chart, by its name; known quantities first, in reading order."""
+    lines: dict[str, list[Line]] = {}
+    names = [name for name in series if not name.startswith(f"{VALIDATION}/")]
+    colours = {mode: i for i, mode in enumerate(MODES)}
+    for name in names:
+        mode, slash, quantity = name.partition("/")
+        quantity, label = (quantity, mode) if slash else (name, "every step")
+        colour = colours.setdefault(label, len(colours)) if slash else 0
+        lines.setdefault(quantity, []).append(_line(label, colour % COLOURS, series[name]))
+    for name in series:
+        head, _, check = name.partition("/")
+        if head == VALIDATION:
+            quantity = max((q for q in lines if check.startswith(q)), key=len, default=check)
+            label, mode = CHECKS.get(check, (f"held-out {check.replace('_', ' ')}", check))
+            colour = colours.setdefault(mode, len(colours))
+            steps, values = series[name]
+            lines.setdefault(quantity, []).append(Line(label, colour % COLOURS, steps, values, values, points=True))
+    order = [*(q for q in QUANTITIES if q in lines), *sorted(q for q in lines if q not in QUANTITIES)]
+    return {q: Chart(_identifier(q), *QUANTITIES.get(q, (q.replace("_", " ").capitalize(), "")), _sorted(lines[q])) for q in order}
+
+
+def _line(label: str, colour: int, series: Series) -> Line:
+    return Line(label, colour, series.steps, series.values, smoothed(series.values, window_of(len(series.values))))
+
+
+def _sorted(lines: list[Line]) -> list[Line]:
+    return sorted(lines, key=lambda line: (line.points, line.colour))
+
+
+def _identifier(name: str) -> str:
+    """A name that HTML takes as an id; log names are ours or the user's."""
+    return "q-" + "".join(c if c.isascii() and c.isalnum() else f"-{ord(c):x}-" for c in name)

@@ -1,0 +1,112 @@
+"""A metric is a function of summed statistics, with a direction.
+
+    value = fn( sum over documents of statistics(document) )
+
+Because every metric is written that way, it accumulates over batches and ranks by adding, and its confidence interval is the same
+function of resampled sums. `METRICS` is the list of everything that can appear in `results.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`fn`: sums float64 [..., k] to values [...]. `better`: `higher` or `lower`. `resampled` False where the statistic of several texts is
+    no sum over them (counts of different n-grams), so that no interval over documents exists."""
+
+    fn: Callable[[Array], Array]
+    better: str
+    label: str
+    unit: str
+    group: str
+    resampled: bool = True
+
+    def __post_init__(self) -> None:
+        assert self.better in ("higher", "lower")
+
+
+def ratio(sums: Array) -> Array:
+    """s0 / s1: a mean when s1 counts what s0 adds up. Not finite where nothing was counted: results refuse that with a reason."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def exponential(sums: Array) -> Array:
+    """exp(s0 / s1): perplexity from nats and tokens."""
+    return np.exp(ratio(sums))
+
+
+def bits(sums: Array) -> Array:
+    """s0 / s1 / log 2: bits from nats."""
+    return ratio(sums) / math.log(2)
+
+
+def explained(sums: Array) -> Array:
+    """1 - s0 / s1: R2 from squared errors and squares around the training mean."""
+    return 1 - ratio(sums)
+
+
+def bleu(sums: Array) -> Array:
+    """Corpus BLEU-4 (0..100) from [correct 1..4, total 1..4, hypothesis length, reference length], as sacrebleu's default.
+
+    Exponential smoothing: the k-th order without a match counts as 1 / 2^k matches. An order without any n-gram makes it 0.
+    """
+    correct, total, length, reference = sums[..., :4], sums[..., 4:8], sums[..., 8], sums[..., 9]
+    empty = correct == 0
+    smoothed = np.where(empty, 0.5 ** np.cumsum(empty, axis=-1), correct)
+    usable = (total > 0).all(axis=-1) & (correct.sum(axis=-1) > 0)
+    logs = np.log(smoothed / np.maximum(total, 1)).mean(axis=-1)
+    brevity = np.minimum(0, 1 - reference / np.maximum(length, 1))
+    return np.where(usable, 100 * np.exp(logs + brevity), 0.0)
+
+
+def _conditions(name: str, fn: Callable[[Array], Array], label: str, unit: str) -> dict[str, Metric]:
+    words = {"given_latent": "given z", "unconditional": "unconditional", "shuffled_latent": "given another text's z"}
+    return {f"{name}_{key}": Metric(fn, "lower", f"{label} {word}", unit, "likelihood") for key, word in words.items()}
+
+
+def _estimates(name: str, fn: Callable[[Array], Array], better: str, label: str, unit: str) -> dict[str, Metric]:
+    words = {"one_step": "one step", "sample": "one sample", "mean_of_8": "mean of 8 samples"}
+    return {f"{name}_{key}": Metric(fn, better, f"{label}, {word}", unit, "t2l") for key, word in words.items()}
+
+
+METRICS: dict[str, Metric] = {
+    **_conditions("nelbo", ratio, "NELBO (length included)", "nats/token"),
+    "nelbo_latent_gain": Metric(ratio, "higher", "NELBO given another text's z minus given z", "nats/token", "likelihood"),
+    **_conditions("perplexity", exponential, "Perplexity bound", "per token"),
+    **_conditions("bits_per_byte", bits, "NELBO", "bits/byte"),
+    **_conditions("length_nats", ratio, "Length cost", "nats/text"),
+    **_estimates("t2l_r2", explained, "higher", "T2L R2 (standardised)", ""),
+    **_estimates("t2l_cosine", ratio, "higher", "T2L cosine", ""),
+    **_estimates("t2l_mse", ratio, "lower", "T2L squared error (standardised)", "per dimension"),
+    "l2t_bleu": Metric(bleu, "higher", "L2T BLEU", "0-100", "l2t"),
+    "l2t_chrf": Metric(ratio, "higher", "L2T chrF (mean of texts)", "0-100", "l2t"),
+    "l2t_token_f1": Metric(ratio, "higher", "L2T token F1", "", "l2t"),
+    "l2t_length_error": Metric(ratio, "lower", "L2T length error", "tokens", "l2t"),
+    "l2t_length_exact": Metric(ratio, "higher", "L2T length exact", "share", "l2t"),
+    "l2t_distinct_1": Metric(ratio, "higher", "L2T distinct-1", "share", "l2t", resampled=False),
+    "l2t_distinct_2": Metric(ratio, "higher", "L2T distinct-2", "share", "l2t", resampled=False),
+    "l2t_cosine_encoder": Metric(ratio, "higher", "L2T cosine in the encoder's space", "", "l2t"),
+    "l2t_cosine_projected": Metric(ratio, "higher", "L2T cosine in the latent's space", "", "l2t"),
+    "l2t_r1_encoder": Metric(ratio, "higher", "L2T source found first, encoder's space", "share", "l2t"),
+    "l2t_r1_projected": Metric(ratio, "higher", "L2T source found first, latent's space", "share", "l2t"),
+    "l2t_rank_encoder": Metric(ratio, "lower", "L2T mean rank of the source, encoder's space", "rank", "l2t"),
+    "l2t_rank_projected": Metric(ratio, "lower", "L2T mean rank of the source, latent's space", "rank", "l2t"),
+    "joint_cosine_projected": Metric(ratio, "higher", "Joint: cosine of the text to its latent", "", "joint"),
+    "judge_perplexity_l2t": Metric(exponential, "lower", "Perplexity of L2T texts under the judge", "per token", "judge"),
+    "judge_perplexity_joint": Metric(exponential, "lower", "Perplexity of joint texts under the judge", "per token", "judge"),
+}
+
+
+def mean_of(values: Array) -> Array:
+    """Statistics [n, 2] of a plain mean over documents."""
+    values = np.asarray(values, np.float64)
+    return np.stack([values, np.ones_like(values)], axis=1)

@@ -1,0 +1,24 @@
+"""What the machine is good at."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+
+@cache
+def bf16_pays(device_type: str = "cpu") -> bool:
+    """Whether bfloat16 matrix products are faster than float32 ones: AMX or AVX512_BF16 on a CPU, Ampere or later on CUDA."""
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(name: str, device_type: str = "cpu") -> torch.dtype | None:
+    """Autocast's type for `training.dtype`: None is plain float32; `auto` takes bf16 where it is faster."""
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and bf16_pays(device_type)) else None

@@ -1,0 +1,81 @@
+"""From configuration to model: the only place that knows which key goes to which constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from inspect import signature
+
+import torch
+from torch import Tensor
+
+from lgdlm.config import Model
+from lgdlm.diffusion.gaussian import GaussianDiffusion
+from lgdlm.diffusion.masked import MaskedDiffusion
+from lgdlm.diffusion.schedule import LATENT_SCHEDULES, LatentSchedule, Linear, LogLinear
+from lgdlm.errors import InputError
+from lgdlm.models.denoiser import Denoiser
+from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.models.length import LengthHead
+from lgdlm.models.linear_reading import LinearReading
+from lgdlm.models.mmdit import MMDiTDenoiser
+from lgdlm.models.rwkv_denoiser import RWKVDenoiser
+from lgdlm.models.transformer import TransformerDenoiser
+
+DENOISERS: dict[str, type[Denoiser]] = {"mmdit": MMDiTDenoiser, "rwkv7": RWKVDenoiser, "transformer": TransformerDenoiser}
+
+
+def build_denoiser(model: Model, vocab_size: int) -> Denoiser:
+    """The denoiser that `model.denoiser` names, given the keys of `model` that its constructor has."""
+    kind = DENOISERS[model.denoiser]
+    wanted = signature(kind).parameters
+    try:
+        return kind(vocab_size=vocab_size, **{name: value for name, value in asdict(model).items() if name in wanted})
+    except ValueError as problem:
+        raise InputError("CONFIG", "config", "model", f"{problem}") from problem
+
+
+def build_schedule(model: Model) -> LatentSchedule:
+    """The latent's schedule; the linear one takes its betas per 1/latent_timesteps of time."""
+    if model.latent_beta_schedule == "linear":
+        return Linear(model.latent_beta_min, model.latent_beta_max, model.latent_timesteps)
+    return LATENT_SCHEDULES[model.latent_beta_schedule]()
+
+
+def build_model(
+    model: Model,
+    *,
+    vocab_size: int,
+    eos_id: int,
+    latent_mean: Tensor,
+    latent_std: Tensor,
+    text_weighting: str = "elbo",
+    identity: Mapping[str, object] | None = None,
+    seed: int = 0,
+) -> TextLatentDiffusion:
+    """A fresh model; its initial weights are a function of (config, seed) alone.
+
+    Raises InputError when the data's latent width is not `model.latent_dim`.
+    """
+    if latent_mean.shape != (model.latent_dim,):
+        raise InputError(
+            "LATENT_DIM", "manifest.json", "latent_dim",
+            f"expected {model.latent_dim} (model.latent_dim), got {latent_mean.numel()}: run `lgdlm prepare prepare.latent_dim={model.latent_dim}`"
+            f" or set model.latent_dim={latent_mean.numel()}",
+        )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = build_denoiser(model, vocab_size)
+        length = LengthHead(model.latent_len, model.latent_dim, model.max_seq_len) if model.length == "predicted" else None
+        reading = LinearReading(vocab_size, model.latent_len, model.latent_dim) if model.latent_skip == "linear" else None
+    return TextLatentDiffusion(
+        denoiser,
+        MaskedDiffusion(vocab_size, LogLinear(model.t_eps), text_weighting),
+        GaussianDiffusion(build_schedule(model), model.latent_parameterization),
+        length,
+        latent_mean,
+        latent_std,
+        eos_id,
+        identity,
+        reading,
+    )

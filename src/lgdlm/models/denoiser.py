@@ -1,0 +1,81 @@
+"""The one contract of every denoiser: `NoisyPair -> Prediction`.
+
+A denoiser is told a noised text and a noised latent, each with its own time, and answers what both were before the
+noise. It knows nothing of losses, samplers or schedules.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lgdlm.models.embedding import TokenEmbedding
+
+
+@dataclass(frozen=True)
+class NoisyPair:
+    """A denoiser's question.
+
+    text            int64 [B, N]     tokens; `V` (one beyond the vocabulary) is the mask
+    t_text          float32 [B]      the text's clock: 0 clean, 1 all masks
+    latent          float [B, L, D]  the standardised latent after noising
+    t_latent        float32 [B]      the latent's clock: 0 clean, 1 pure noise
+    attention_mask  bool [B, N]      True at real positions
+    logits_at       bool [B, N]      where logits are wanted (the vocabulary head dominates small models); None: everywhere
+    """
+
+    text: Tensor
+    t_text: Tensor
+    latent: Tensor
+    t_latent: Tensor
+    attention_mask: Tensor
+    logits_at: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.t_text.dtype == self.t_latent.dtype == torch.float32, "a clock is float32 whatever the model's dtype"
+        assert self.attention_mask.dtype == torch.bool
+
+    @property
+    def size(self) -> int:
+        return self.text.shape[0]
+
+    def at(self, **changes: Tensor | None) -> NoisyPair:
+        """The same question with some parts exchanged."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A denoiser's answer.
+
+    text_logits  float [B, N, V], or [M, V] for the M asked positions in row-major order when `logits_at` was given
+    latent       float [B, L, D] in the latent process's parameterisation (epsilon, x0 or v)
+    hidden       float [B, N, H] last text states
+    """
+
+    text_logits: Tensor
+    latent: Tensor
+    hidden: Tensor
+
+
+class Denoiser(nn.Module, ABC):
+    """A network with the sizes its callers need to know.
+
+    `vocab_size` V counts the tokenizer's ids without the mask, which is id V; `latent_len` L and `latent_dim` D are the
+    latent's shape; `hidden_size` H is the width of `Prediction.hidden`; `embedding` holds the token table and the mask's row.
+    """
+
+    embedding: TokenEmbedding
+    vocab_size: int
+    latent_len: int
+    latent_dim: int
+    hidden_size: int
+
+    @abstractmethod
+    def forward(self, pair: NoisyPair) -> Prediction: ...

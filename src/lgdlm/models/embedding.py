@@ -1,0 +1,56 @@
+"""Tokens in, logits out: the two ends every denoiser shares.
+
+    e(token) = E[token] P,  e(mask) = m          logits = norm(h) P' E^T + b   (tied)   or   norm(h) P' W + b
+
+The mask has a trainable row `m` of its own, so a frozen or borrowed vocabulary can still be diffused. Logits have one
+entry per real token: the mask cannot be emitted (the SUBS rule holds by construction).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lgdlm.models.denoiser import NoisyPair
+
+
+class TokenEmbedding(nn.Module):
+    """`embedding_dim` E below the hidden width H factorises the table; 0 means E = H and no projection."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, embedding_dim: int = 0):
+        super().__init__()
+        self.vocab_size = vocab_size
+        width = embedding_dim or hidden_size
+        self.table = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.mask = nn.Parameter(torch.randn(width) * 0.02)
+        self.project = nn.Linear(width, hidden_size, bias=False) if width != hidden_size else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [B, N] to [B, N, H]."""
+        masked = tokens == self.vocab_size
+        rows = self.table(tokens.masked_fill(masked, 0))
+        return self.project(torch.where(masked[..., None], self.mask.to(rows.dtype), rows))
+
+
+class TextHead(nn.Module):
+    """Logits over the vocabulary at the asked positions only.
+
+    With `tied` the table of the embedding is used again (through a projection of its own back to the table's width).
+    """
+
+    def __init__(self, embedding: TokenEmbedding, hidden_size: int, tied: bool = True):
+        super().__init__()
+        width = embedding.table.weight.shape[1]
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, width, bias=False)
+        self.decode = nn.Linear(width, embedding.vocab_size)
+        nn.init.zeros_(self.decode.bias)
+        if tied:
+            self.decode.weight = embedding.table.weight
+        else:
+            nn.init.normal_(self.decode.weight, std=0.02)
+
+    def forward(self, hidden: Tensor, pair: NoisyPair) -> Tensor:
+        asked = hidden if pair.logits_at is None else hidden[pair.logits_at]
+        return self.decode(self.project(self.norm(asked)))

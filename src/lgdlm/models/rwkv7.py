@@ -1,0 +1,236 @@
+"""RWKV-7: blocks of time mix and channel mix, in one direction or two.
+
+    x = x + TimeMix(ln1(x))         x = x + ChannelMix(ln2(x)),   ChannelMix(x) = W_v relu(W_k (x + (x' - x) mu_k))^2
+
+In two directions a block has a second time mix that reads from the last token to the first, and the two are fused:
+h = fuse(h_f, h_b). The channel mix stays one, with the neighbour on the left. What a block must remember to go on from
+where a text was cut is its WKV matrix and the last token both of its shifts have seen: `RWKVState`. With it a text read
+whole, in pieces, or token by token gives the same answer. Only the left-to-right half has a state; the other half needs
+the end of the text first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgdlm.models.conditioning import Conditioning, Modulation
+from lgdlm.models.fusion import FUSIONS
+from lgdlm.models.time_mix import Signals, TimeMix, neighbours
+from lgdlm.models.wkv import CHOICES, LONGEST, wkv
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One layer's memory: `wkv` [B, G, K, K] float32, `time_shift` and `channel_shift` [B, H]."""
+
+    wkv: Tensor
+    time_shift: Tensor
+    channel_shift: Tensor
+
+
+@dataclass(frozen=True)
+class RWKVState:
+    """The memory of the whole stack, of constant size whatever the length of the text."""
+
+    layers: tuple[LayerState, ...]
+
+
+class ChannelMix(nn.Module):
+    """The feed-forward branch with token shift; initialised as published (see `TimeMix` for `zero_init`)."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, layer: int, n_layers: int, zero_init: bool = True):
+        super().__init__()
+        H = hidden_size
+        remaining = 1 - layer / n_layers
+        self.x_k = nn.Parameter((1 - (torch.arange(H) / H) ** remaining**4).view(1, 1, H))
+        self.key = nn.Linear(H, ffn_size, bias=False)
+        self.value = nn.Linear(ffn_size, H, bias=False)
+        nn.init.uniform_(self.key.weight, -0.5 / H**0.5, 0.5 / H**0.5)
+        nn.init.zeros_(self.value.weight) if zero_init else nn.init.uniform_(self.value.weight, -0.5 / H**0.5, 0.5 / H**0.5)
+
+    def forward(self, x: Tensor, shifted: Tensor) -> Tensor:
+        return self.value(torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k.to(x.dtype)))).square())
+
+
+class Block(nn.Module):
+    """One layer. `att` and `ffn` are the published block; `att_back` and `fuse` make it read both ways.
+
+    With `share` the right-to-left half uses the weights of `att`, and both halves go through them as one batch.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        layer: int,
+        n_layers: int,
+        *,
+        head_size: int,
+        ffn_size: int,
+        ranks: dict[str, int] | None,
+        zero_init: bool,
+        fusion: str | None,
+        share: bool,
+        conditioning: str | None,
+        dropout: float,
+        kernel: str,
+        chunk: int,
+    ):
+        super().__init__()
+        self.kernel, self.chunk = kernel, chunk
+        self.ln0 = nn.LayerNorm(hidden_size) if layer == 0 else nn.Identity()
+        self.ln1 = nn.LayerNorm(hidden_size)
+        self.ln2 = nn.LayerNorm(hidden_size)
+        self.att = TimeMix(hidden_size, layer, n_layers, head_size, zero_init, ranks)
+        self.ffn = ChannelMix(hidden_size, ffn_size, layer, n_layers, zero_init)
+        self.att_back = None if share or fusion is None else TimeMix(hidden_size, layer, n_layers, head_size, zero_init, ranks)
+        self.fuse = None if fusion is None else FUSIONS[fusion](hidden_size)
+        self.conditioning = None if conditioning is None else Conditioning(hidden_size, conditioning)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        v_first: Tensor | tuple[Tensor, Tensor] | None,
+        state: LayerState | None,
+        cond: Tensor | None,
+        mask: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor], LayerState | None]:
+        """x [B, N, H] to x, the value residual for the next layer (one for each set of time mix weights), and the state."""
+        time, channel = (None, None) if self.conditioning is None else self.conditioning(cond)
+        x = self.ln0(x)
+        h = _branch_input(self.ln1(x), time, mask)
+        mixed, v_first, S = self._mix_time(h, v_first, state, mask, keep_state)
+        x = _branch_output(x, self.dropout(mixed), time)
+        f = _branch_input(self.ln2(x), channel, mask)
+        mixed = self.ffn(f, neighbours(f, None if state is None else state.channel_shift))
+        x = _branch_output(x, self.dropout(mixed), channel)
+        if not keep_state:
+            return x, v_first, None
+        past = (None, None) if state is None else (state.time_shift, state.channel_shift)
+        assert S is not None, "a kept state was computed"
+        return x, v_first, LayerState(S, last_real(h, mask, past[0]), last_real(f, mask, past[1]))
+
+    def _mix_time(
+        self, h: Tensor, v_first: Any, state: LayerState | None, mask: Tensor | None, keep_state: bool
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        left = neighbours(h, None if state is None else state.time_shift)
+        S = None if state is None else state.wkv
+        if self.fuse is None:
+            s, v_first = self.att.signals(h, left, v_first, mask)
+            y, S = self._wkv(s, S, False, keep_state)
+            return self.att.finish(y, s), v_first, S
+        right = neighbours(h, reverse=True)
+        if self.att_back is None:
+            s, v_first = self.att.signals(torch.cat([h, h]), torch.cat([left, right]), v_first, None if mask is None else mask.repeat(2, 1))
+            ahead, back = (Signals(*half) for half in zip(*(signal.chunk(2) for signal in s), strict=True))
+            y, S = self._wkv(ahead, S, False, keep_state)
+            y_back, _ = self._wkv(back, None, True, False)
+            return self.fuse(*self.att.finish(torch.cat([y, y_back]), s).chunk(2)), v_first, S
+        first, first_back = (None, None) if v_first is None else v_first
+        s, first = self.att.signals(h, left, first, mask)
+        y, S = self._wkv(s, S, False, keep_state)
+        s_back, first_back = self.att_back.signals(h, right, first_back, mask)
+        y_back, _ = self._wkv(s_back, None, True, False)
+        return self.fuse(self.att.finish(y, s), self.att_back.finish(y_back, s_back)), (first, first_back), S
+
+    def _wkv(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
+        return wkv(*s[:6], S, self.chunk, kernel=self.kernel, reverse=reverse, final_state=keep)
+
+
+class RWKV7(nn.Module):
+    """A stack of `n_blocks` blocks: states in, states out; embedding and head belong to the caller.
+
+    fusion        None reads left to right only; a name of `FUSIONS` makes every block read both ways
+    share         the two directions use the same time mix
+    conditioning  a kind of `Conditioning`, one per block, or None for the plain published stack
+    zero_init     start as published; refused together with a conditioning, whose zeros would be in series with it
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        n_blocks: int,
+        *,
+        head_size: int = 64,
+        ffn_size: int | None = None,
+        ranks: dict[str, int] | None = None,
+        fusion: str | None = None,
+        share: bool = False,
+        conditioning: str | None = None,
+        zero_init: bool | None = None,
+        dropout: float = 0.0,
+        kernel: str = "auto",
+        chunk: int = 32,
+    ):
+        super().__init__()
+        zero_init = conditioning is None if zero_init is None else zero_init
+        if zero_init and conditioning is not None:
+            raise ValueError("zero_init under a conditioning puts zero matrices in series, which never receive a gradient")
+        if fusion is not None and fusion not in FUSIONS:
+            raise ValueError(f"fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
+        if kernel not in CHOICES:
+            raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(CHOICES)}")
+        if not 1 <= chunk <= LONGEST:
+            raise ValueError(f"chunk {chunk}: expected 1 to {LONGEST}")
+        options: dict[str, Any] = {
+            "head_size": head_size,
+            "ffn_size": ffn_size or 4 * hidden_size,
+            "ranks": ranks,
+            "zero_init": zero_init,
+            "fusion": fusion,
+            "share": share,
+            "conditioning": conditioning,
+            "dropout": dropout,
+            "kernel": kernel,
+            "chunk": chunk,
+        }
+        self.blocks = nn.ModuleList(Block(hidden_size, i, n_blocks, **options) for i in range(n_blocks))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: RWKVState | None = None,
+        *,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        keep_state: bool = True,
+    ) -> tuple[Tensor, RWKVState | None]:
+        """x [B, N, H] to x [B, N, H] and the state after the last real token.
+
+        state       of the text so far; in two directions it feeds the left-to-right half, the other starts empty
+        cond        [B, H], for stacks with a conditioning
+        mask        bool [B, N]: real tokens, padding at the end of a row only; None: all are real. Where it is False
+                    nothing enters a state or a neighbour, and the answer is meaningless but finite
+        keep_state  False saves the work of the final state; the second answer is then None
+        """
+        v_first, layers = None, []
+        for i, block in enumerate(self.blocks):
+            x, v_first, layer = block(x, v_first, None if state is None else state.layers[i], cond, mask, keep_state)
+            layers.append(layer)
+        return x, RWKVState(tuple(layers)) if keep_state else None
+
+
+def last_real(x: Tensor, mask: Tensor | None, before: Tensor | None) -> Tensor:
+    """The last real row [B, H] of each [B, N, H]; where a row of this piece is all padding, the one from before."""
+    if mask is None:
+        return x[:, -1]
+    lengths = mask.sum(dim=1)
+    last = x[torch.arange(len(x), device=x.device), lengths.clamp(min=1) - 1]  # all padding: x is zero there
+    return last if before is None else torch.where(lengths[:, None] > 0, last, before.to(x.dtype))
+
+
+def _branch_input(x: Tensor, modulation: Modulation | None, mask: Tensor | None) -> Tensor:
+    """The modulated norm, zero at padding. Under autocast the token shifts already run in its dtype, as their products do."""
+    x = x if modulation is None else modulation.before(x)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return x if mask is None else x * mask[..., None].to(x.dtype)
+
+
+def _branch_output(residual: Tensor, branch: Tensor, modulation: Modulation | None) -> Tensor:
+    return residual + branch if modulation is None else modulation.after(residual, branch)

@@ -1,0 +1,235 @@
+"""Checkpoints: a folder that is whole or absent, and is read only when every byte is as it was written.
+
+    .tmp-step_00001000/ -> files, each flushed -> manifest.json (sha256 and bytes of each) -> rename -> folder flushed
+    model.safetensors  ema.safetensors  optimizer.safetensors  state.json  config.yaml  tokenizer/  projection/
+
+Randomness is counter based and the data position is the step, so `state.json` holds the step and the guard's counters only.
+The manifest carries the hash of its own other fields: a flipped bit in it is found like one in any file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lgdlm.data.storage import ASIDE, digest, flush_folder, ledger, make_folder, storage, write_bytes, write_json
+from lgdlm.errors import CheckpointError
+
+MANIFEST, SCHEMA = "manifest.json", 1
+WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
+KINDS, SUPERSEDED = ("step_", "epoch_"), "superseded"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a checkpoint holds, in memory. `folders` are copied as they are: tokenizer and projection."""
+
+    step: int
+    weights: dict[str, Tensor]
+    averages: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+    config_yaml: str
+    folders: dict[str, Path]
+    world_size: int = 1
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name; a tied matrix stands once, under its first name."""
+    unsaved = {f"{p}.{n}" if p else n for p, m in model.named_modules() for n in m._non_persistent_buffers_set}
+    buffers = {name: b for name, b in model.named_buffers() if name not in unsaved}
+    return {name: t.detach() for name, t in {**dict(model.named_parameters()), **buffers}.items()}
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Copy `tensors` into the model: the same names and shapes, or CheckpointError naming the first that differs."""
+    own = weights_of(model)
+    missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or surplus:
+        name, what = (missing[0], "missing") if missing else (surplus[0], "not part of this model")
+        raise CheckpointError("CHECKPOINT", where, name, f"tensor is {what} ({len(missing)} missing, {len(surplus)} surplus): is this the same model?")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError("CHECKPOINT", where, name, f"expected shape {list(tensor.shape)}, got {list(tensors[name].shape)}")
+        tensor.copy_(tensors[name])
+
+
+def save_checkpoint(run: Path, name: str, snapshot: Snapshot) -> Path:
+    """Write `run/name` and point `run/latest` at it; returns the folder. Raises StorageError, leaving nothing half-written."""
+    target, aside = run / name, run / f"{ASIDE}{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    make_folder(aside)
+    try:
+        with storage(target):
+            for file, tensors in ((WEIGHTS, snapshot.weights), (AVERAGES, snapshot.averages), (OPTIMIZER, snapshot.optimizer)):
+                write_bytes(aside / file, save({key: t.detach().contiguous().cpu() for key, t in tensors.items()}))
+            write_json(aside / STATE, {"step": snapshot.step, **snapshot.state})
+            write_bytes(aside / CONFIG, snapshot.config_yaml.encode())
+            for folder, source in snapshot.folders.items():
+                for file in sorted(p for p in source.iterdir() if p.is_file()):
+                    make_folder(aside / folder)
+                    write_bytes(aside / folder / file.name, file.read_bytes())
+            files = ledger(aside, "")
+            manifest = {"schema": SCHEMA, "step": snapshot.step, "world_size": snapshot.world_size, "files": files}
+            write_json(aside / MANIFEST, {**manifest, "sha256": _own_hash(manifest)})
+            _remove(target)  # the same step of a resumed run: the older checkpoint that it came from stays
+            os.rename(aside, target)
+            flush_folder(run)
+            write_bytes(run / "latest", name.encode())
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; killed in between, no part of it stands under a name that is read."""
+    if folder.exists():
+        doomed = folder.with_name(f"{ASIDE}removed-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file's size and hash were compared with it.
+
+    Raises CheckpointError, which names the first file that differs and the newest older checkpoint of the run that is whole.
+    """
+    try:
+        return _verified(folder)
+    except CheckpointError as damage:
+        older = newest_whole_before(folder)
+        remedy = f"the newest older whole one is {older.name} (training.fallback=true resumes from it)" if older else "the run has no older whole one"
+        raise CheckpointError(damage.code, damage.where, damage.field, f"{damage.message}; {remedy}") from damage
+
+
+def newest_whole_before(folder: Path) -> Path | None:
+    """The newest checkpoint beside `folder` that was saved before it and passes every check; None where there is none."""
+    beside = checkpoints_of(folder.parent)
+    older = beside[: beside.index(folder)] if folder in beside else [p for p in beside if step_named(p) < step_named(folder)]
+    for candidate in reversed(older):
+        try:
+            _verified(candidate)
+        except CheckpointError:
+            continue
+        return candidate
+    return None
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        files = dict(manifest["files"])
+        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+        step, own_hash = int(manifest["step"]), manifest.pop("sha256")
+    except FileNotFoundError as absent:
+        raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", "missing: not a complete checkpoint") from absent
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as damage:
+        raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", f"unreadable ({type(damage).__name__})") from damage
+    if own_hash != _own_hash(manifest):
+        raise CheckpointError("CHECKPOINT", folder / MANIFEST, "sha256", "the file is not what was written")
+    if manifest.get("schema") != SCHEMA:
+        raise CheckpointError("CHECKPOINT", folder / MANIFEST, "schema", f"expected {SCHEMA}, got {manifest.get('schema')}")
+    for required in (WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG):
+        if required not in expected:
+            raise CheckpointError("CHECKPOINT", folder / MANIFEST, required, "not listed in the manifest")
+    for name, (size, sha256) in expected.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError("CHECKPOINT", folder / MANIFEST, name, "points outside the checkpoint")
+        if not path.is_file() or path.is_symlink():
+            raise CheckpointError("CHECKPOINT", path, "file", "missing")
+        found = digest(path) if path.stat().st_size == size else {"bytes": path.stat().st_size, "sha256": ""}
+        if found["bytes"] != size:
+            raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {size}, got {found['bytes']}")
+        if found["sha256"] != sha256:
+            raise CheckpointError("CHECKPOINT", path, "sha256", "the file is not what was written")
+    return {**manifest, "step": step}
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / name)
+    except (SafetensorError, OSError, ValueError) as damage:
+        raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first; folders being written are not among them."""
+    found = [p for kind in KINDS for p in run.glob(f"{kind}*") if (p / MANIFEST).is_file()]
+    return sorted(found, key=lambda p: (step_named(p), p.name))
+
+
+def step_named(folder: Path) -> int:
+    """The step of a checkpoint by its state or manifest, or where both are damaged by its name; -1 where nothing tells."""
+    for file in (STATE, MANIFEST):
+        try:
+            return int(json.loads((folder / file).read_bytes())["step"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    number = folder.name.removeprefix("step_")
+    return int(number) if number.isascii() and number.isdigit() else -1
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder itself, or the one that a run's `latest` names; where that leads nowhere, the run's newest."""
+    if not path.is_dir():
+        raise CheckpointError("CHECKPOINT", path, "checkpoint", "no such folder: expected a run or one of its step_XXXXXXXX folders")
+    if (path / "latest").is_file():
+        name = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        if name.startswith(KINDS) and "/" not in name and "\0" not in name and (path / name).is_dir():
+            return path / name
+    if not (path / MANIFEST).is_file() and (complete := checkpoints_of(path)):
+        return complete[-1]
+    return path
+
+
+def rotate(run: Path, keep: int) -> None:
+    """Remove the oldest checkpoints; the `keep` newest stay, and never fewer than one."""
+    for old in checkpoints_of(run)[: -max(1, keep)]:
+        _remove(old)
+
+
+def set_aside_behind(run: Path, step: int) -> list[Path]:
+    """Move checkpoints behind `step` to `run/superseded`: training goes on from `step`, and what follows is another history."""
+    moved = []
+    for folder in checkpoints_of(run):
+        if step_named(folder) > step:
+            shelf = make_folder(run / SUPERSEDED)
+            number = sum(1 for p in shelf.iterdir() if p.name.startswith(folder.name))
+            with storage(folder):
+                moved.append(folder.rename(shelf / (f"{folder.name}.{number}" if number else folder.name)))
+    return moved
+
+
+def clear_leftovers(run: Path) -> None:
+    """Remove what a killed process was writing; the caller holds the run's lock."""
+    for left in run.glob(f"{ASIDE}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def load_into(model: nn.Module, folder: Path, averaged: bool) -> None:
+    """Weights of a verified checkpoint into `model`; with `averaged` the averages replace the parameters they average."""
+    tensors = read_tensors(folder, WEIGHTS)
+    if averaged:
+        tensors = {**tensors, **read_tensors(folder, AVERAGES)}
+    with torch.no_grad():
+        load_weights(model, tensors, folder / (AVERAGES if averaged else WEIGHTS))

@@ -1,0 +1,51 @@
+"""Averaged weights: what samplers and evaluation use.
+
+    ema <- d ema + (1 - d) w,   d = min(decay, (1 + k) / (10 + k)) at step k, so that early weights are forgotten
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Float32 averages of a model's trainable parameters, by name. `decay` 0 keeps the weights themselves."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.live.values()], 1 - decay)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take saved averages. Raises ValueError where they are not of the same parameters and shapes."""
+        if differing := sorted(tensors.keys() ^ self.average.keys()):
+            raise ValueError(f"{differing[0]} is averaged in one of the two only ({len(differing)} such parameters)")
+        for name, value in self.average.items():
+            if value.shape != tensors[name].shape:
+                raise ValueError(f"{name}: expected shape {list(value.shape)}, got {list(tensors[name].shape)}")
+        for name, value in self.average.items():
+            value.copy_(tensors[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model carries the averaged weights inside the block, its own again behind it."""
+        own = {name: p.detach().clone() for name, p in self.live.items()}
+        self._write(self.average)
+        try:
+            yield
+        finally:
+            self._write(own)
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, Tensor]) -> None:
+        for name, p in self.live.items():
+            p.copy_(values[name])

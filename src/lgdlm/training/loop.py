@@ -1,0 +1,126 @@
+"""The one loop.
+
+    for k in start+1 .. total:  data(k) -> TrainStep -> validate -> log -> checkpoint
+
+Variants are values handed to it: the objective schedule decides what a step learns, the guard which steps count.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lgdlm.data.loader import Loader
+from lgdlm.training.checkpoint import Snapshot, rotate, save_checkpoint
+from lgdlm.training.optimizer import learning_rate_scale
+from lgdlm.training.run import LEDGER, LOG, RunDirectory
+from lgdlm.training.signals import Interrupted, StopRequest
+from lgdlm.training.step import TrainStep
+
+Metrics = dict[str, float | None]
+NOT_FINITE = "the loss or its gradient is not finite"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast, and how often to save and validate. Training ends at `steps`, or after `minutes` if that is sooner.
+
+    `epoch_steps` is the length of an epoch where training is counted in epochs: its end is saved as `epoch_XXX`.
+    """
+
+    steps: int
+    warmup: int
+    course: str = "cosine"
+    min_lr_ratio: float = 0.1
+    minutes: float | None = None
+    save_every: int = 1000
+    keep: int = 3
+    validate_every: int = 500
+    ledger: bool = False
+    epoch_steps: int | None = None
+
+    def name_of(self, step: int) -> str:
+        """The folder of the checkpoint behind `step`."""
+        ends_epoch = self.epoch_steps is not None and step % self.epoch_steps == 0
+        return f"epoch_{step // self.epoch_steps:03d}" if self.epoch_steps and ends_epoch else f"step_{step:08d}"
+
+    def saves_at(self, step: int) -> bool:
+        return step % self.save_every == 0 or self.name_of(step).startswith("epoch_")
+
+    def share_done(self, step: int, seconds: float) -> float:
+        by_clock = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(step / self.steps, by_clock))
+
+
+def train(
+    train_step: TrainStep,
+    loader: Loader,
+    plan: Plan,
+    run: RunDirectory,
+    snapshot: Callable[[int, float], Snapshot],
+    validation: Callable[[], dict[str, float]],
+    *,
+    start: int = 0,
+    seconds: float = 0.0,
+    on_step: Callable[[int, Metrics], None] = lambda step, metrics: None,
+) -> Path | None:
+    """Train from behind `start` to the plan's end; returns the last checkpoint (None when there was nothing to do).
+
+    `snapshot(step, seconds)` gathers what a checkpoint holds; `seconds` is the training time behind `start`. Raises Interrupted after
+    a signal, with a checkpoint of the current step, and Diverged when the guard's patience ends, with one of the last step that counted
+    (there is none where no step ever did).
+    """
+    began, step, last, guard = time.monotonic() - seconds, start, None, train_step.guard
+    counted = start  # the last step that was not skipped: skipped ones leave the weights as they were
+
+    def share_done() -> float:
+        return plan.share_done(step, time.monotonic() - began)
+
+    def save(at: int) -> Path:
+        run.flush()
+        name = plan.name_of(at)
+        saved = save_checkpoint(run.path, name, snapshot(at, time.monotonic() - began))
+        run.event("checkpoint_saved", step=at, checkpoint=name)
+        rotate(run.path, plan.keep)
+        return saved
+
+    with StopRequest() as stop:
+        done = step >= plan.steps or share_done() >= 1.0
+        while not done:
+            before = share_done()
+            step += 1
+            tick = time.monotonic()
+            data = loader.step(step)
+            scale = learning_rate_scale(step, before, plan.warmup, plan.course, plan.min_lr_ratio)
+            metrics: Metrics = train_step(data, step, scale)
+            took = time.monotonic() - tick
+            skipped, done = metrics["loss"] is None, step >= plan.steps or share_done() >= 1.0
+            record: Metrics = {"epoch": data.epoch, "step": step, "lr": train_step.optimizers.lr_at(scale), **metrics}
+            if step % plan.validate_every == 0 or done:
+                record |= validation()
+            record |= {"tokens_per_second": data.tokens / took, "rows_per_second": data.rows / took}
+            if strange := [name for name, value in record.items() if value is not None and not math.isfinite(value)]:
+                run.event("metric_not_finite", step=step, metrics=strange)
+                record |= dict.fromkeys(strange)
+            if skipped:
+                run.event("step_skipped", step=step, sample_ids=list(data.sample_ids), reason=NOT_FINITE)
+            run.append(LOG, record)
+            if plan.ledger:
+                run.append(LEDGER, {"step": step, "sample_ids": list(data.sample_ids)})
+            on_step(step, record)
+            counted = counted if skipped else step
+            if guard.exhausted:
+                verdict = guard.verdict(run.path, step, NOT_FINITE, counted)
+                guard.forget_row()  # the checkpoint is of `counted`: whoever resumes meets the skipped steps again
+                if counted > start and not (run.path / plan.name_of(counted)).is_dir():
+                    save(counted)
+                raise verdict
+            if done or stop.number is not None or (plan.saves_at(step) and not skipped):
+                last = save(step)
+            if stop.number is not None:
+                run.event("signal_received", signal=stop.number, step=step)
+                raise Interrupted(stop.number)
+    return last

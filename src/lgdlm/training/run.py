@@ -1,0 +1,111 @@
+"""A run directory: who writes it, what happened, and the log.
+
+    RUN/config.yaml  training_log.jsonl  events.jsonl  ledger.jsonl  step_XXXXXXXX/  epoch_XXX/  latest  lock
+
+Log and events are strict JSON lines, appended across resumes; after a crash the log is cut back to the step that training
+resumes from, so that every step stands in it exactly once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from lgdlm.data.storage import make_folder, storage, write_bytes
+from lgdlm.errors import LockedError
+from lgdlm.training.checkpoint import clear_leftovers, set_aside_behind
+
+LOG, EVENTS, LEDGER, LOCK = "training_log.jsonl", "events.jsonl", "ledger.jsonl", "lock"
+
+
+class RunDirectory:
+    """The one writer of a run. Raises LockedError while another live process holds it; a dead one's lock does not block."""
+
+    def __init__(self, path: Path):
+        self._made = [p for p in (path, *path.parents) if not p.exists()]
+        self.path = make_folder(path)
+        self._lock = self._take_lock()
+
+    def _take_lock(self) -> IO[str]:
+        with storage(self.path / LOCK):
+            handle = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held for the life of the run
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as busy:
+            handle.seek(0)
+            owner = handle.read(200).strip() or "another process"
+            handle.close()
+            raise LockedError("LOCKED", self.path / LOCK, "lock", f"held by {owner}: wait for it, or choose another logging.run_name") from busy
+        handle.seek(0)
+        handle.truncate()
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        handle.flush()
+        return handle
+
+    def close(self) -> None:
+        """Give the run free; a folder that was made for it and never started (its configuration was refused) is removed again."""
+        if self._made and not (self.path / EVENTS).exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            for parent in self._made:
+                with suppress(OSError):  # another run lives there by now
+                    parent.rmdir()
+        else:
+            self._lock.truncate(0)
+        self._lock.close()
+
+    def flush(self) -> None:
+        """Force log and ledger to disk: a checkpoint that survives a power cut must not outlive its log."""
+        for name in (LOG, LEDGER):
+            if (path := self.path / name).exists():
+                with storage(path), open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """One JSON object as a line; NaN and infinity are refused, so the file stays readable by every parser."""
+        line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+        with storage(self.path / name), open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def event(self, event: str, **facts: Any) -> None:
+        self.append(EVENTS, {"event": event, "time": round(time.time(), 3), **facts})
+
+    def start(self, config_yaml: str, step: int, checkpoint: Path | None) -> None:
+        """Note that a run begins, or goes on behind `step` of `checkpoint`; `config.yaml` says with what.
+
+        What is behind `step` belongs to another history: log lines are dropped, checkpoints set aside. What a killed process was
+        writing is removed.
+        """
+        clear_leftovers(self.path)
+        write_bytes(self.path / "config.yaml", config_yaml.encode())
+        self.keep_until(step)
+        for folder in set_aside_behind(self.path, step):
+            self.event("checkpoint_superseded", checkpoint=folder.name)
+        if checkpoint is None:
+            self.event("run_started")
+        else:
+            self.event("resumed", step=step, checkpoint=checkpoint.name)
+
+    def keep_until(self, step: int) -> None:
+        """Drop log and ledger lines behind `step`, and in all files a line that a crash cut short."""
+        for name, last in ((LOG, step), (LEDGER, step), (EVENTS, None)):
+            if (path := self.path / name).exists():
+                lines = path.read_bytes().splitlines(keepends=True)
+                kept = [line for line in lines if _whole_until(line, last)]
+                if kept != lines:
+                    write_bytes(path, b"".join(kept))
+
+
+def _whole_until(line: bytes, last: int | None) -> bool:
+    """Whether a line is complete and, where `last` is given, of a step up to it."""
+    try:
+        record = json.loads(line)
+        return line.endswith(b"\n") and (last is None or record["step"] <= last)
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,71 @@
+"""One optimizer step: a pure function of (weights, moments, data of the step, seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from lgdlm.data.loader import StepData
+from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.objectives.objective import Objective, Ratio, Totals, add_parts, mean_of
+from lgdlm.objectives.schedule import ObjectiveSchedule
+from lgdlm.rng import Rng
+from lgdlm.training.ema import Ema
+from lgdlm.training.guard import Guard
+from lgdlm.training.optimizer import Optimizers
+
+
+class TrainStep:
+    """Forward and backward over the step's batches, clip, guard, update, average.
+
+    `compute_dtype` is autocast's type (None: float32); weights, moments and times stay float32. `clip` 0 only measures the
+    gradient's norm. `poison` names samples whose loss is made NaN: a test hook for the guard.
+    """
+
+    def __init__(
+        self,
+        model: TextLatentDiffusion,
+        objectives: Mapping[str, Objective],
+        schedule: ObjectiveSchedule,
+        optimizers: Optimizers,
+        ema: Ema,
+        guard: Guard,
+        *,
+        seed: int,
+        clip: float = 1.0,
+        compute_dtype: torch.dtype | None = None,
+        poison: Collection[str] = (),
+    ):
+        self.model, self.objectives, self.schedule = model, objectives, schedule
+        self.optimizers, self.ema, self.guard = optimizers, ema, guard
+        self.seed, self.clip, self.compute_dtype, self.poison = seed, clip, compute_dtype, frozenset(poison)
+
+    def __call__(self, data: StepData, step: int, lr_scale: float) -> dict[str, float | None]:
+        """Metrics of the step as floats; `loss` is None when the step was skipped."""
+        self.model.train()
+        torch.manual_seed((self.seed << 32) ^ step)  # dropout is the one consumer of the global generator
+        name = self.schedule.at(step)
+        parts = self._accumulate(self.objectives[name], data, step)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"), foreach=True))
+        admitted = self.guard.admits(parts["loss"].top, norm)
+        if admitted:
+            self.optimizers.step(lr_scale)
+            self.ema.update(step)
+        self.optimizers.zero_grad()
+        means: dict[str, float | None] = {f"{name}/{key}": value for key, value in mean_of(parts).items() if key != "loss"}
+        return {"loss": parts["loss"].top, "grad_norm": norm, **means} if admitted else {"loss": None}
+
+    def _accumulate(self, objective: Objective, data: StepData, step: int) -> dict[str, Ratio]:
+        totals, parts = Totals(data.tokens, data.rows), {}
+        device = self.model.device
+        for batch in data.batches:
+            batch = batch.to(device)
+            with torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype is not None):
+                report = objective(self.model, batch, Rng(self.seed, step, batch.rows), totals)
+            total = report.total
+            if self.poison and not self.poison.isdisjoint(batch.sample_ids):
+                total = total * float("nan")
+            total.backward()
+            add_parts(parts, {**report.parts, "loss": Ratio(float(total.detach()), batch.size / data.rows)})
+        return parts

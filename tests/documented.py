@@ -1,0 +1,86 @@
+"""The commands that the documentation shows, and a small world to run them in.
+
+A command is a line of a ```bash block of README.md or docs/*.md. Blocks of a page run in order, in one folder. A block behind the
+comment `<!-- long: nightly -->` runs under `make nightly` only. In the small world every `lgdlm` command gets the words of SMALL
+behind its own, so that the documented line runs as it is written, on less.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LONG = "<!-- long: nightly -->"
+BLOCK = re.compile(rf"(?P<long>{LONG}\s*\n)?```bash\n(?P<body>.*?)^```", re.S | re.M)
+
+TINY_MODEL = ("model.hidden_size=64", "model.n_blocks=1", "model.n_heads=1")
+TINY_TRAINING = (
+    *TINY_MODEL,
+    "training.num_train_steps=4",
+    "training.train_batch_size=16",
+    "training.eval_batch_size=16",
+    "training.save_every_n_steps=2",
+    "training.dtype=fp32",
+    "data.bucket_rows=4",
+    "logging.num_eval_batches=1",
+)
+SMALL: dict[str, tuple[str, ...]] = {
+    "prepare": ("prepare.limit=300", "prepare.validation=0.2"),
+    "train": TINY_TRAINING,
+    "sample": ("sampling.num_steps=2",),
+    "evaluate": ("evaluation.num_samples=8", "evaluation.num_steps=2", "evaluation.bootstrap=10"),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of a page."""
+
+    page: str
+    line: int
+    text: str
+    long: bool
+
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands_in(page: Path) -> list[Command]:
+    """The commands of a page, continuation lines joined, comments left out."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for block in BLOCK.finditer(text):
+        first = text.count("\n", 0, block.start("body")) + 1
+        body = block["body"].replace("\\\n", "  ")
+        for offset, line in enumerate(body.splitlines()):
+            if shlex.split(line, comments=True):
+                found.append(Command(str(page.relative_to(ROOT)), first + offset, line.strip(), bool(block["long"])))
+    return found
+
+
+def run(command: Command, folder: Path, small: bool) -> subprocess.CompletedProcess[str]:
+    """Runs one command as a shell would find it: `lgdlm`, `python` and the tools of this environment, `make` at the root."""
+    words = command.words()
+    text = command.text
+    if words[0] == "lgdlm" and small and "--help" not in words:
+        text = f"{text.partition(' #')[0]} {shlex.join(SMALL.get(words[1], ()))}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=ROOT if words[0] == "make" else folder,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )

@@ -1,0 +1,157 @@
+"""Every WKV kernel against the float64 recurrence, and the recurrence against dense matrices."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lgdlm.models.wkv import CHOICES, KERNELS, LONGEST, wkv
+
+TOLERANCE = 5e-6  # of the largest entry, float32 against float64
+FAST = [name for name in KERNELS if name != "recurrent"]
+NAMES = ("y", "final state", "r", "log_w", "k", "v", "a", "b", "initial state")
+MOST = torch.exp(torch.tensor(-0.5, dtype=torch.float64))
+
+
+def inputs(B: int, N: int, G: int, K: int, decay: str = "mixed", repeated: bool = False, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    """Float64 (r, log_w, k, v, a, b) as RWKV-7 makes them, and an initial state.
+
+    `least`: every decay is 0.545, the fastest there is; `none`: hardly any decay. `repeated`: nearly one key throughout
+    with a learning rate near 1, so that (I - A) is far from I and the powers of A explode.
+    """
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    shape = (B, N, G, K)
+    kk = F.normalize(0.1 * normal(*shape) + 8 * normal(1, 1, G, K) if repeated else normal(*shape), dim=-1)
+    rate = torch.full_like(kk, 0.98) if repeated else torch.sigmoid(normal(*shape))
+    log_w = {
+        "mixed": -MOST * torch.sigmoid(2 * normal(*shape) - 2),
+        "least": -MOST * torch.ones(shape, dtype=torch.float64),
+        "none": -1e-5 * torch.rand(shape, generator=g, dtype=torch.float64),
+    }[decay]
+    return [normal(*shape), log_w, 0.5 * normal(*shape), normal(*shape), -kk, kk * rate], 0.3 * normal(B, G, K, K)
+
+
+def values_and_gradients(kernel: str, arguments: list[Tensor], state: Tensor | None, dtype: torch.dtype, **options: object) -> list[Tensor]:
+    """y, the final state and the gradient of one random projection of both with respect to every input."""
+    leaves = [x.to(dtype).requires_grad_() for x in (*arguments, *(() if state is None else (state,)))]
+    y, S = KERNELS[kernel](*leaves[:6], None if state is None else leaves[6], **options)
+    g = torch.Generator().manual_seed(1)
+    score = sum((x * torch.randn(x.shape, generator=g, dtype=torch.float64).to(dtype)).sum() for x in (y, S))
+    return [y.detach(), S.detach(), *torch.autograd.grad(score, leaves)]
+
+
+def assert_close(answer: list[Tensor], reference: list[Tensor], tolerance: float) -> None:
+    assert len(answer) == len(reference)
+    for name, x, y in zip(NAMES, answer, reference, strict=False):
+        error = float((x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3))  # one token and no state: no decay to learn
+        assert error <= tolerance, f"{name}: {error:.2e}"
+
+
+def test_the_recurrence_is_a_product_of_dense_matrices() -> None:
+    (r, log_w, k, v, a, b), S = inputs(1, 5, 1, 4)
+    y, final = KERNELS["recurrent"](r, log_w, k, v, a, b, S)
+    state = S[0, 0]
+    for t in range(5):
+        transition = torch.diag(log_w[0, t, 0].exp()) + torch.outer(a[0, t, 0], b[0, t, 0])
+        state = state @ transition + torch.outer(v[0, t, 0], k[0, t, 0])
+        torch.testing.assert_close(y[0, t, 0], state @ r[0, t, 0])
+    torch.testing.assert_close(final[0, 0], state)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("decay", "repeated"), itertools.product(["mixed", "least", "none"], [False, True]))
+def test_float32_error_of_values_and_all_gradients(kernel: str, decay: str, repeated: bool, reverse: bool) -> None:
+    arguments, state = inputs(2, 75, 1, 64, decay, repeated)  # 75 is no multiple of the chunk
+    reference = values_and_gradients("recurrent", arguments, state, torch.float64, reverse=reverse)
+    assert_close(values_and_gradients(kernel, arguments, state, torch.float32, reverse=reverse), reference, TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@settings(max_examples=25, deadline=None)
+@given(
+    B=st.integers(1, 3), N=st.integers(1, 40), G=st.integers(1, 2), K=st.sampled_from([1, 4, 7]), chunk=st.sampled_from([1, 3, 8, 32, 128]),
+    with_state=st.booleans(), reverse=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape_equals_the_recurrence(
+    kernel: str, B: int, N: int, G: int, K: int, chunk: int, with_state: bool, reverse: bool, seed: int
+) -> None:
+    arguments, state = inputs(B, N, G, K, seed=seed)
+    start = state if with_state else None
+    reference = values_and_gradients("recurrent", arguments, start, torch.float64, reverse=reverse)
+    assert_close(values_and_gradients(kernel, arguments, start, torch.float64, chunk=chunk, reverse=reverse), reference, 1e-11)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_reverse_is_the_flipped_reading(kernel: str, reverse: bool) -> None:
+    arguments, state = inputs(2, 21, 2, 8)
+    y, S = KERNELS[kernel](*arguments, state, reverse=reverse)
+    flipped, S_flipped = KERNELS[kernel](*(x.flip(1) for x in arguments), state, reverse=not reverse)
+    torch.testing.assert_close(y, flipped.flip(1))
+    torch.testing.assert_close(S, S_flipped)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_text_in_two_pieces_is_the_whole_text(kernel: str, reverse: bool) -> None:
+    arguments, state = inputs(2, 50, 2, 8)
+    whole, S = KERNELS[kernel](*arguments, state, chunk=8, reverse=reverse)
+    pieces = [[x[:, :19] for x in arguments], [x[:, 19:] for x in arguments]]
+    answers: dict[int, Tensor] = {}
+    for i in (1, 0) if reverse else (0, 1):
+        answers[i], state = KERNELS[kernel](*pieces[i], state, chunk=8, reverse=reverse)
+    torch.testing.assert_close(torch.cat([answers[0], answers[1]], dim=1), whole)
+    torch.testing.assert_close(state, S)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("N", [12, 40])
+def test_without_the_final_state_the_answer_is_the_same(kernel: str, N: int) -> None:
+    arguments, _ = inputs(2, N, 2, 8)
+    y, S = KERNELS[kernel](*arguments)
+    bare, none = KERNELS[kernel](*arguments, final_state=False)
+    torch.testing.assert_close(bare, y)
+    assert S is not None
+    assert none is None
+
+
+@pytest.mark.parametrize("kernel", CHOICES)
+def test_autocast_and_half_precision_do_not_reach_the_sum(kernel: str) -> None:
+    arguments, state = inputs(2, 40, 2, 16)
+    half, start = [x.bfloat16() for x in arguments], state.float()
+    expected, S = wkv(*(x.float() for x in half), start, kernel=kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, S_cast = wkv(*half, start, kernel=kernel)
+    assert y.dtype == S_cast.dtype == torch.float32
+    assert torch.equal(y, expected)
+    assert torch.equal(S_cast, S)
+
+
+@pytest.mark.parametrize("N", [1, 2, 33])
+def test_auto_equals_its_choice(N: int) -> None:
+    arguments, state = inputs(1, N, 1, 4)
+    torch.testing.assert_close(wkv(*arguments, state), KERNELS["recurrent"](*arguments, state))
+
+
+@pytest.mark.parametrize("chunk", [0, LONGEST + 1])
+def test_a_chunk_out_of_range_is_refused(chunk: int) -> None:
+    arguments, _ = inputs(1, 4, 1, 4)
+    with pytest.raises(ValueError, match=f"chunk {chunk}"):
+        KERNELS["chunked"](*arguments, chunk=chunk)
+
+
+def test_the_longest_chunk_is_finite_at_the_fastest_decay() -> None:
+    arguments, state = inputs(1, LONGEST, 1, 4, decay="least")
+    for x in values_and_gradients("chunked", arguments, state, torch.float32, chunk=LONGEST):
+        assert torch.isfinite(x).all()
