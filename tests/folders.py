@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lgdlm.data.paired import PairedDataset, open_dataset
+
 WORDS = ["the", "a", "cat", "dog", "runs", "sleeps", "big", "small", "red", "blue", "house", "tree"]
 VOCAB = 256
 
@@ -55,3 +57,18 @@ def write_list(latent_dir: Path, split: str, entries: list[dict[str, Any]]) -> N
 
 def read_list(latent_dir: Path, split: str) -> list[dict[str, Any]]:
     return json.loads((latent_dir / f"{split}_data.json").read_text(encoding="utf-8"))
+
+
+def stem(folders: tuple[Path, Path], i: int = 3) -> Path:
+    """The latent of train sample `i`."""
+    return folders[0] / f"latents/train/train_{i:03d}.npy"
+
+
+def tokens_of(folders: tuple[Path, Path], i: int = 3) -> Path:
+    """The tokens of train sample `i`."""
+    return folders[1] / f"train/train_{i:03d}.npz"
+
+
+def opened(folders: tuple[Path, Path], split: str = "train", **options: Any) -> PairedDataset:
+    """`per_sample` folders, opened."""
+    return open_dataset(folders[0], split, token_dir=folders[1], **{"vocab_size": VOCAB, **options})

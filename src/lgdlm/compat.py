@@ -26,7 +26,10 @@ CHOSEN: dict[str, str] = {"denoiser_type": "model", "model.denoiser_type": "mode
 
 DENOISER_NAMES: dict[str, str] = {"rwkv": "rwkv7"}
 
-IGNORED: dict[str, str] = {"data.num_workers": "shards are memory-mapped, so loading needs no processes of its own"}
+IGNORED: dict[str, str] = {
+    "data.num_workers": "shards are memory-mapped, so loading needs no processes of its own",
+    "loss.reduction": "losses are always means over the real tokens of the global batch (tokenmean)",
+}
 
 MODES = ("l2t", "t2l", "unconditional")  # the order of a list of mode weights
 

@@ -113,6 +113,7 @@ class Training:
     mode_weights: dict[str, float] = key({"l2t": 1.0, "t2l": 1.0, "unconditional": 1.0}, "shares of the modes of loss_type=random")
     sequential_schedule: list[Phase] = key([], "phases of loss_type=sequential: [{type, steps | epochs}, ...]")
     resume: str | None = key(None, "auto (newest complete checkpoint of the run) or a checkpoint folder")
+    fallback: bool = key(False, "resume from the newest whole checkpoint where a newer one is damaged; --fallback says the same")
     max_skipped_steps: int = key(10, "non-finite steps in a row before training gives up", at_least=0)
     save_every_n_steps: int = key(1000, "steps between checkpoints", at_least=1)
     keep_checkpoints: int = key(3, "newest checkpoints kept", at_least=1)
@@ -125,7 +126,6 @@ class Training:
 class Loss:
     loss_type: str = key("random", "what is learned", ("unconditional", "stage1_coupling", "l2t", "t2l", "random", "sequential"))
     text_weighting: str = key("elbo", "weight of a masked token: the bound's 1/t, or uniform", ("elbo", "uniform"))
-    reduction: str = key("tokenmean", "mean over the real tokens of a step", ("tokenmean",))
     text_loss_weight: float = key(1.0, "weight of the text loss", at_least=0)
     latent_loss_weight: float = key(1.0, "weight of the latent loss", at_least=0)
     length_loss_weight: float = key(1.0, "weight of the length loss", at_least=0)
@@ -187,7 +187,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Evaluation:
     checkpoint: str | None = key(None, "checkpoint folder, or a run's folder for its latest")
-    out: str | None = key(None, "folder or JSON file of the results; null: beside the checkpoint")
+    out: str | None = key(None, "JSON file of the results, or an existing folder for it; null: beside the checkpoint")
     num_samples: int = key(500, "held-out texts, chosen by hash", at_least=1)
     num_steps: int = key(32, "steps of each reverse process", at_least=1)
     guidance_scale: float = key(2.0, "guidance of the generated texts", at_least=0)
@@ -200,7 +200,7 @@ class Evaluation:
     latent_steps: int = key(20, "steps of each latent's reverse process", at_least=1)
     encoder: str | None = key(None, "encoder that judges generated texts; null: the one that made the latents")
     judge: bool = key(True, "perplexity of generated texts under a small language model, where its package is installed")
-    dtype: str = key("fp32", "arithmetic of the generated parts; auto: bf16 where the processor gains from it", ("fp32", "auto", "bf16"))
+    dtype: str = key("auto", "arithmetic of generated texts and latents; auto: bf16 where it is faster", ("auto", "bf16", "fp32"))
 
 
 @dataclass(frozen=True)

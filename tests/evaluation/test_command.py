@@ -100,4 +100,6 @@ def test_where_results_go(tmp_path):
     checkpoint = tmp_path / "run" / "step_00000007"
     assert results_file(None, checkpoint) == tmp_path / "run" / "results.json"
     assert results_file("x/y.json", checkpoint).as_posix() == "x/y.json"
-    assert results_file("x", checkpoint).as_posix() == "x/results.json"
+    assert results_file("x/", checkpoint).as_posix() == "x/results.json"
+    assert results_file("x", checkpoint).as_posix() == "x"
+    assert results_file(str(tmp_path), checkpoint) == tmp_path / "results.json"

@@ -14,7 +14,7 @@ from lgdlm.data.synthetic import MemorySplit
 from lgdlm.errors import InputError
 from lgdlm.evaluation import METRICS, evaluate
 from lgdlm.evaluation.documents import held_out, keys_of, read_documents
-from lgdlm.evaluation.generation import Writing, read_latents, trace_texts, write_texts
+from lgdlm.evaluation.generation import Writing, read_latents, trace_texts, write_pairs, write_texts
 from lgdlm.sampling import sample_text_from_latent
 
 QUICK = {"num_steps": 4, "bootstrap": 50, "likelihood_draws": 4, "latent_steps": 3, "joint_samples": 6}
@@ -146,6 +146,18 @@ def test_generated_texts_do_not_depend_on_their_company(small):
     traces = trace_texts(model, Words(), documents.latents, keys, writing)
     final = [[int(word[1:]) for word in trace[-1]["tokens"]] for trace in traces]
     assert [ids.tolist() for ids in whole.tokens] == final
+
+
+def test_joint_samples_and_texts_do_not_depend_on_the_batch(small, monkeypatch):
+    train, validation, model = small
+    documents = read_documents(validation, np.arange(6))
+    keys, writing = keys_of(documents), Writing(num_steps=3)
+    texts, (pairs, latents) = write_texts(model, Words(), documents.latents, keys, writing), write_pairs(model, Words(), 5, writing)
+    monkeypatch.setattr("lgdlm.evaluation.generation.BATCH_TOKENS", 33)
+    assert write_texts(model, Words(), documents.latents, keys, writing).texts == texts.texts
+    again, moved = write_pairs(model, Words(), 5, writing)
+    assert again.texts == pairs.texts
+    np.testing.assert_allclose(moved, latents, atol=1e-5)
 
 
 def test_generated_latents_do_not_depend_on_their_company(small):

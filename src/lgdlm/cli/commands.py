@@ -23,6 +23,7 @@ class Command:
     argument: str | None = None  # the key that a word without `=` sets
     config_name: str = "default"
     flags: dict[str, str] = field(default_factory=dict)  # a flag and the shipped configuration it chooses
+    short: dict[str, str] = field(default_factory=dict)  # a flag and the word it stands for
 
 
 TRAINING_GROUPS = ("training", "data", "tokenizer", "model", "loss", "optimizer", "logging")
@@ -46,7 +47,7 @@ COMMANDS: dict[str, Command] = {
         argument="prepare.input",
         config_name="convert",
     ),
-    "train": Command("any objective, any denoiser", TRAINING_GROUPS),
+    "train": Command("any objective, any denoiser", TRAINING_GROUPS, short={"--fallback": "training.fallback=true"}),
     "sample": Command("text from latents, latents from text, or both", ("sampling",), argument="sampling.checkpoint"),
     "evaluate": Command("every metric beside its baselines", ("evaluation", "data"), argument="evaluation.checkpoint"),
     "report": Command("one self-contained HTML page of a run", ("evaluation",), argument="evaluation.checkpoint"),
@@ -89,8 +90,10 @@ def parse(arguments: list[str]) -> Request:
             options["help" if word == "-h" else word[2:]] = True
         elif command and word in command.flags:
             config_name = command.flags[word]
+        elif command and word in command.short:
+            words.append(command.short[word])
         elif word.startswith("-"):
-            known = ["--help", "--quiet", "--debug", "--config-name", *(command.flags if command else ())]
+            known = ["--help", "--quiet", "--debug", "--config-name", *((*command.flags, *command.short) if command else ())]
             raise InputError("USAGE", "command-line", word, f"no such flag; {nearest(word, known)}")
         elif equals:
             words.append(_full(word, command))

@@ -16,7 +16,8 @@ from lgdlm.evaluation import Results, evaluate
 from lgdlm.hardware import compute_dtype
 from lgdlm.training.restore import Restored, restore
 
-WIDTH = 160
+RESULTS = "results.json"
+WIDTH = 160  # of the table where stdout is no terminal
 UNAVAILABLE = ("MISSING_PACKAGE", "MISSING_FILE", "BAD_ENCODER")
 
 
@@ -68,10 +69,10 @@ def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
 
 
 def results_file(out: str | None, checkpoint: Path) -> Path:
-    """`out` itself where it names a JSON file, else results.json in that folder; by default beside the checkpoint, in its run."""
+    """results.json beside the checkpoint, in its run; or in the folder `out`, where it is one or ends with a slash; or the file `out`."""
     if out is None:
-        return checkpoint.parent / "results.json"
-    return Path(out) if out.endswith(".json") else Path(out) / "results.json"
+        return checkpoint.parent / RESULTS
+    return Path(out) / RESULTS if out.endswith("/") or Path(out).is_dir() else Path(out)
 
 
 def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedDataset]:

@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lgdlm.cli.progress import progress, say
-from lgdlm.config import Config
-from lgdlm.errors import CheckpointError
+from lgdlm.config import Config, Logging
+from lgdlm.errors import CheckpointError, InputError
 from lgdlm.training.assemble import UNLIMITED_STEPS, Assembly, assemble
-from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint
+from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint, newest_whole_before, verify_checkpoint
 from lgdlm.training.loop import Metrics, train
 from lgdlm.training.run import RunDirectory
 from lgdlm.training.signals import Interrupted
+from lgdlm.training.trackers import trackers
 
 
 def run(config: Config) -> int:
@@ -41,39 +42,70 @@ def train_run(config: Config) -> Path:
     """Train as configured; returns the newest checkpoint. Raises Interrupted, Diverged and the errors of the contract."""
     resume = config.training.resume
     path = run_folder(config) if resume in (None, "auto") or config.logging.run_name else find_checkpoint(Path(resume)).parent
-    existing = checkpoints_of(path)
-    if resume is None and existing:
-        message = "this run has checkpoints already: go on with training.resume=auto, or choose another logging.run_name"
-        raise CheckpointError("RUN_EXISTS", path, "logging.run_name", message)
-    chosen = (existing[-1] if existing else None) if resume in (None, "auto") else find_checkpoint(Path(resume))
     run_directory = RunDirectory(path)
     try:
+        chosen, damaged = starting_point(path, resume, config.training.fallback)
         parts = assemble(config, path, chosen)
         run_directory.start(parts.config_yaml, parts.start, chosen)
-        return _loop(parts, run_directory, config.logging.log_freq) or existing[-1]
+        if damaged is not None:
+            run_directory.event("fallback", damaged=damaged.where, reason=damaged.message)
+        last = _loop(parts, run_directory, config.logging) or chosen
     finally:
         run_directory.close()
+    assert last is not None, "a fresh run has at least one step"
+    return last
 
 
-def _loop(parts: Assembly, run_directory: RunDirectory, log_freq: int) -> Path | None:
-    total = None if parts.plan.steps == UNLIMITED_STEPS else parts.plan.steps - parts.start
+def starting_point(run: Path, resume: str | None, fallback: bool) -> tuple[Path | None, CheckpointError | None]:
+    """The verified checkpoint that training goes on from (None: a fresh start), and the damage of a newer one that was passed over."""
+    existing = checkpoints_of(run)
+    if resume is None:
+        if existing:
+            message = "this run has checkpoints already: go on with training.resume=auto, or choose another logging.run_name"
+            raise InputError("RUN_EXISTS", run, "logging.run_name", message)
+        return None, None
+    if resume == "auto" and not existing:
+        return None, None
+    wanted = existing[-1] if resume == "auto" else find_checkpoint(Path(resume))
+    try:
+        verify_checkpoint(wanted)
+    except CheckpointError as damage:
+        if fallback and (older := newest_whole_before(wanted)) is not None:
+            say(f"{damage}")
+            return older, damage
+        raise
+    return wanted, None
+
+
+def _loop(parts: Assembly, run_directory: RunDirectory, logging: Logging) -> Path | None:
+    plan = parts.plan
+    total = None if plan.steps == UNLIMITED_STEPS else plan.steps - parts.start
+    began = time.monotonic() - parts.seconds
     with ExitStack() as stack:
         bar = stack.enter_context(progress(total, "training"))
-        shown: dict[str, float] = {}
+        watchers = stack.enter_context(trackers(run_directory.path, logging.tensorboard, logging.wandb_project))
+        shown: dict[str, float | str] = {}
         waiting = 0
 
         def on_step(step: int, metrics: Metrics) -> None:
             nonlocal waiting
             waiting += 1
-            shown.update({brief(name): value for name, value in metrics.items() if value is not None and name in LIVE or name.endswith(LIVE_ENDS)})
-            if step % log_freq == 0 or step == parts.plan.steps:
+            for track in watchers:
+                track(step, metrics)
+            shown.update({brief(name): value for name, value in metrics.items() if value is not None and (name in LIVE or name.endswith(LIVE_ENDS))})
+            if plan.minutes is not None:
+                shown["left"] = f"{max(0.0, plan.minutes * 60 - (time.monotonic() - began)):.0f} s"
+            if step % logging.log_freq == 0 or step == plan.steps:
                 bar.advance(waiting, step=step, **shown)
                 waiting = 0
 
-        return train(
-            parts.train_step, parts.loader, parts.plan, run_directory, parts.snapshot, parts.validation,
+        last = train(
+            parts.train_step, parts.loader, plan, run_directory, parts.snapshot, parts.validation,
             start=parts.start, seconds=parts.seconds, on_step=on_step,
         )  # fmt: skip
+        if waiting:
+            bar.advance(waiting, **shown)
+        return last
 
 
 LIVE = ("loss", "tokens_per_second")

@@ -8,21 +8,22 @@ Ids, texts, tokens and the order of the rows are kept; latents are kept to the b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lgdlm.data.manifest import Manifest, has_manifest, read_manifest
-from lgdlm.data.paired import EMBEDDINGS, PairedDataset, open_dataset
-from lgdlm.data.prepare import Prepared, StageProgress, fit_rows
-from lgdlm.data.projection import Projection, fit_projection, load_projection
+from lgdlm.data.paired import PairedDataset, open_dataset
+from lgdlm.data.prepare import Prepared, StageProgress
+from lgdlm.data.projection import Projection, load_projection
 from lgdlm.data.sample_index import list_name
 from lgdlm.data.samples import TOKENS
 from lgdlm.data.staging import Staging
-from lgdlm.data.storage import digest, write_bytes
+from lgdlm.data.storage import digest
 from lgdlm.data.tokenizer import Tokenizer, load_tokenizer
+from lgdlm.data.vectors import fit_on, keep_embeddings
 from lgdlm.data.writing import Row, manifest_of, write_splits
 from lgdlm.errors import InputError
 
@@ -132,33 +133,39 @@ def _rows(dataset: PairedDataset, fitted: Projection | None, on_progress: StageP
         on_progress("writing", start + len(indices), len(dataset))
 
 
+@dataclass(frozen=True)
+class StoredLatents:
+    """The latents of a dataset as vectors to project."""
+
+    dataset: PairedDataset
+
+    @property
+    def dim(self) -> int:
+        return int(self.dataset.manifest.latent_dim or 0)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        latents = self.dataset.latents(indices)
+        assert latents is not None, "the dataset has latents"
+        return latents[:, 0]
+
+
 def _projection(source: Path, train: PairedDataset, kind: str | None, dim: int | None) -> Projection | None:
     """The projection asked for, fitted; or the one the data came with; or None."""
     if kind is None:
         return load_projection(source / "projection") if train.has_latents and (source / "projection").is_dir() else None
-    held = train.manifest.latent_dim
-    latents = None if held is None else train.latents(np.arange(min(len(train), fit_rows(held))))
-    if latents is None:
+    if not train.has_latents:
         raise InputError("NO_LATENTS", source, "projection", "there are no latents to project; run lgdlm prepare with an encoder")
-    return fit_projection(kind, latents[:, 0], dim or latents.shape[-1])
+    return fit_on(StoredLatents(train), kind, dim, np.arange(len(train)))
 
 
 def _keep_embeddings(folder: Path, validation: PairedDataset | None, projected: bool) -> None:
-    """The held-out texts' vectors in the encoder's space: as they were kept, or the latents that are projected now."""
-    from safetensors.numpy import save
-
+    """The held-out texts' vectors in the encoder's space: the latents that are projected now, or those kept before."""
     if validation is None:
         return
     everything = np.arange(len(validation))
-    kept = validation.embeddings(everything)
-    if projected:
-        latents = validation.latents(everything)
-        assert latents is not None, "latents were projected"
-        kept = latents[:, 0]
+    kept = StoredLatents(validation).rows(everything) if projected else validation.embeddings(everything)
     if kept is not None:
-        with np.errstate(over="ignore"):
-            half = kept.astype(np.float16)
-        write_bytes(folder / EMBEDDINGS, save({"embeddings": half if np.isfinite(half).all() else kept}))
+        keep_embeddings(folder, kept)
 
 
 def _saved_tokenizer(source: Path, token_dir: str | Path | None) -> Tokenizer | None:

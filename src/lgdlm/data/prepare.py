@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +19,13 @@ from lgdlm.data.corpus import read_corpus
 from lgdlm.data.embedding_cache import embed
 from lgdlm.data.given_latents import GivenLatents
 from lgdlm.data.manifest import Manifest
-from lgdlm.data.paired import EMBEDDINGS
-from lgdlm.data.projection import Projection, fit_projection
+from lgdlm.data.projection import Projection
 from lgdlm.data.selection import Selection, select
 from lgdlm.data.staging import Staging
-from lgdlm.data.storage import write_bytes
 from lgdlm.data.tokenizer import make_tokenizer
+from lgdlm.data.vectors import GivenRows, Vectors, fit_on, keep_embeddings
 from lgdlm.data.writing import Row, ledger_of, manifest_of, write_splits
-from lgdlm.errors import InputError
 
-FIT_BYTES = 1 << 28  # of train vectors that the projection is fitted on, at most: of the texts of lowest rank, a seeded sample
 BLOCK = 4096
 StageProgress = Callable[[str, int, int], None]
 
@@ -40,19 +37,6 @@ class Prepared:
     folder: Path
     manifest: Manifest
     fresh: bool
-
-
-def fit_rows(dim: int) -> int:
-    """How many vectors of `dim` numbers a projection is fitted on, at most."""
-    return FIT_BYTES // (4 * dim)
-
-
-class Embeddings(Protocol):
-    """Vectors of all texts by number: `dim` is E, `rows(indices) -> float32 [k, E]`."""
-
-    @property
-    def dim(self) -> int: ...
-    def rows(self, indices: np.ndarray) -> np.ndarray: ...
 
 
 def prepare(
@@ -135,15 +119,16 @@ def prepare(
             limit=limit,
             on_progress=lambda done, total: on_progress("tokenizing", done, total),
         )
-        vectors, encoder_identity = _embeddings(corpus.latents, encoder, family, chosen, staging.cache, on_progress)
-        fitted = None if vectors is None else _fit(vectors, projection, latent_dim, chosen.train)
+        vectors, encoder_identity = _vectors(corpus.latents, encoder, family, chosen, staging.cache, on_progress)
+        fitted = None if vectors is None else fit_on(vectors, projection, latent_dim, chosen.train)
         splits = {"train": chosen.train, "validation": chosen.validation}
         rows = {name: _rows(chosen, part, vectors, fitted, on_progress) for name, part in splits.items() if len(part)}
         written = write_splits(folder, layout, rows, chosen.tokenizer.vocab_size, source)
         chosen.tokenizer.save(folder / "tokenizer")
         if fitted is not None and vectors is not None:
             fitted.save(folder / "projection")
-            _keep_embeddings(folder, vectors, chosen.validation)
+            if len(chosen.validation):
+                keep_embeddings(folder, vectors.rows(chosen.validation))
         manifest = manifest_of(
             written,
             folder,
@@ -161,14 +146,14 @@ def prepare(
     return Prepared(Path(out), manifest, fresh=True)
 
 
-def _embeddings(
+def _vectors(
     given: GivenLatents | None,
     encoder: str | Path | None,
     family: str | None,
     chosen: Selection,
     cache: Path,
     on_progress: StageProgress,
-) -> tuple[Embeddings | None, dict[str, Any] | None]:
+) -> tuple[Vectors | None, dict[str, Any] | None]:
     """The vectors of the chosen texts by their position, and the identity of what made them."""
     if given is not None:
         return GivenRows(given, np.array([text.row for text in chosen.texts])), {"name": "given", "dim": given.dim}
@@ -181,32 +166,8 @@ def _embeddings(
     return vectors, {**loaded.identity(), "truncated": loaded.truncated}
 
 
-@dataclass(frozen=True)
-class GivenRows:
-    """The user's latents, in the order of the chosen texts."""
-
-    given: GivenLatents
-    row: np.ndarray
-
-    @property
-    def dim(self) -> int:
-        return self.given.dim
-
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        return self.given.rows(self.row[indices])
-
-
-def _fit(vectors: Embeddings, kind: str, latent_dim: int | None, train: np.ndarray) -> Projection:
-    """The projection, fitted on train texts only."""
-    dim = vectors.dim if latent_dim is None else latent_dim
-    if kind == "identity" and dim != vectors.dim:
-        message = f"the encoder's vectors have {vectors.dim} numbers; set projection=pca or latent_dim={vectors.dim}"
-        raise InputError("LATENT_DIM", "configuration", "prepare.latent_dim", message)
-    return fit_projection(kind, vectors.rows(train[: fit_rows(vectors.dim)]), dim)
-
-
 def _rows(
-    chosen: Selection, part: np.ndarray, vectors: Embeddings | None, fitted: Projection | None, on_progress: StageProgress
+    chosen: Selection, part: np.ndarray, vectors: Vectors | None, fitted: Projection | None, on_progress: StageProgress
 ) -> Iterator[Row]:
     for start in range(0, len(part), BLOCK):
         block = part[start : start + BLOCK]
@@ -215,21 +176,6 @@ def _rows(
             text = chosen.texts[i]
             yield Row(text.id, text.text, chosen.tokens[i], None if latents is None else latents[at])
         on_progress("writing", start + len(block), len(part))
-
-
-def _keep_embeddings(folder: Path, vectors: Embeddings, validation: np.ndarray) -> None:
-    """The held-out texts' vectors before projection, [n, E]: evaluation compares in the encoder's own space.
-
-    float16, or float32 where a number is too large for that.
-    """
-    from safetensors.numpy import save
-
-    if not len(validation):
-        return
-    exact = vectors.rows(validation)
-    with np.errstate(over="ignore"):
-        half = exact.astype(np.float16)
-    write_bytes(folder / EMBEDDINGS, save({"embeddings": half if np.isfinite(half).all() else exact}))
 
 
 def _content(value: str | Path) -> object:

@@ -1,6 +1,6 @@
 """From logged series to charts: one chart a quantity, one curve a mode, validation as points on it.
 
-    smooth_k = (1 - b) sum_i b^(k-i) raw_i / (1 - b^k),   b = 1 - 1/window
+    smooth_k = sum_i w(i - k) raw_i / sum_i w(i - k),   w a triangle of half width `window`
 
 "l2t/nelbo" and "unconditional/nelbo" share a chart; "validation/nelbo_given_z" joins the one whose quantity it begins with.
 """
@@ -32,23 +32,27 @@ THROUGHPUT = ("tokens_per_second", "rows_per_second")
 MODES = ("l2t", "t2l", "unconditional")
 VALIDATION = "validation"
 # a check on held-out text: its label, and the mode whose colour it shares
-CHECKS = {"nelbo_given_z": ("held-out, given z", "l2t"), "nelbo_alone": ("held-out, without z", "unconditional"), "latent_loss": ("held-out", "t2l")}
+CHECKS = {
+    "nelbo_given_z": ("held-out given z", "l2t"),
+    "nelbo_alone": ("held-out without z", "unconditional"),
+    "latent_loss": ("held-out", "t2l"),
+}
 COLOURS = 6
 
 
-def smoothed(values: np.ndarray, window: float) -> np.ndarray:
-    """Exponential mean over about `window` values, without the bias of an empty start."""
-    keep = 1 - 1 / max(1.0, window)
-    found, total, weight = np.empty(len(values)), 0.0, 0.0
-    for i, value in enumerate(values.tolist()):
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        found[i] = total / weight
-    return found
+def smoothed(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over neighbours, nearer ones counting more: it follows a falling curve without lag, and ends use the side that they have."""
+    triangle = np.concatenate([np.arange(1, window), np.arange(window, 0, -1)]).astype(np.float64)
+
+    def sums(series: np.ndarray) -> np.ndarray:
+        return np.convolve(series, triangle)[window - 1 : window - 1 + len(series)]
+
+    return sums(values) / sums(np.ones(len(values)))
 
 
 def window_of(count: int) -> int:
-    """Values that one smoothed value averages: a fortieth of the run, at least five."""
-    return max(5, count // 40)
+    """Values on each side that one smoothed value draws from: a fiftieth of the run, at least five."""
+    return max(5, count // 50)
 
 
 def charts_of(series: Mapping[str, Series]) -> dict[str, Chart]:

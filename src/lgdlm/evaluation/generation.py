@@ -80,12 +80,26 @@ def write_texts(
 
 def write_pairs(model: TextLatentDiffusion, tokenizer: Decoder, count: int, writing: Writing) -> tuple[Texts, np.ndarray]:
     """Joint samples: texts with the raw latents float32 [count, L * D] drawn together with them."""
-    samples = sample_joint(
-        model, count, writing.room, num_steps=writing.num_steps, temperature=writing.temperature,
-        guidance_scale=writing.guidance_scale, order=writing.order, seed=writing.seed,
-    )  # fmt: skip
-    assert samples.latent is not None
-    return Texts(samples.texts(tokenizer), token_ids(samples)), samples.latent.flatten(1).cpu().numpy()
+    longest = writing.room if model.length is None else model.length.max_length
+    assert longest is not None, "a canvas has a size"
+    found, latents = Texts(), []
+    for rows in torch.arange(count).split(max(1, BATCH_TOKENS // longest)):
+        samples = sample_joint(
+            model,
+            len(rows),
+            writing.room,
+            num_steps=writing.num_steps,
+            temperature=writing.temperature,
+            guidance_scale=writing.guidance_scale,
+            order=writing.order,
+            seed=writing.seed,
+            rows=rows,
+        )
+        assert samples.latent is not None
+        found.texts += samples.texts(tokenizer)
+        found.tokens += token_ids(samples)
+        latents.append(samples.latent.flatten(1).float().cpu().numpy())
+    return found, np.concatenate(latents)
 
 
 def read_latents(

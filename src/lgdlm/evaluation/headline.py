@@ -12,6 +12,7 @@ from lgdlm.evaluation.number_table import DIRECTIONS, shown
 from lgdlm.evaluation.run_record import RunRecord
 
 TILES = ("nelbo_given_latent", "nelbo_latent_gain", "t2l_r2_one_step", "l2t_cosine_encoder", "l2t_r1_projected", "joint_cosine_projected")
+SIZES = {"train": "training texts", "validation": "held out", "evaluated": "evaluated"}
 
 
 def headline_numbers(numbers: Sequence[dict[str, Any]], names: Sequence[str] = TILES) -> list[dict[str, Any]]:
@@ -43,7 +44,8 @@ def facts_of(record: RunRecord) -> list[tuple[str, str]]:
     results = record.results or {}
     model, data = results.get("model", {}), results.get("data", {})
     steps = max((int(series.steps[-1]) for series in record.series.values()), default=None)
-    sizes = [f"{data[key]:,} {word}" for key, word in (("train", "training texts"), ("validation", "held out"), ("evaluated", "evaluated")) if key in data]
+    sizes = [f"{data[key]:,} {word}" for key, word in SIZES.items() if key in data]
+    seeds = {"training": record.setting("training.seed"), "evaluation": results.get("seed")}
     encoder = data.get("encoder")
     found = {
         "Denoiser": model.get("denoiser") or record.setting("model.denoiser"),
@@ -53,7 +55,7 @@ def facts_of(record: RunRecord) -> list[tuple[str, str]]:
         "Encoder": (encoder.get("name") or encoder.get("family")) if isinstance(encoder, dict) else None,
         "Training": _training(record, steps),
         "Evaluated at step": model.get("step"),
-        "Seed": ", ".join(f"{value} ({word})" for word, value in (("training", record.setting("training.seed")), ("evaluation", results.get("seed"))) if value is not None),
+        "Seed": ", ".join(f"{seed} ({word})" for word, seed in seeds.items() if seed is not None),
         "Peak memory": _memory(model.get("peak_memory_bytes")),
         "Code": ", ".join(part for part in (f"lgdlm {lgdlm.__version__}", commit()) if part),
     }

@@ -1,6 +1,8 @@
 """The measured numbers, laid out: groups of the results, inside them blocks of one unit that share a scale.
 
     group (likelihood, t2l, ...) > block (nats/token) > row (label, value, interval, baselines, drawing)
+
+Rows are in the order of the results; nothing is left out.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def groups_of(numbers: list[dict[str, Any]]) -> list[Group]:
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for entry in numbers:
         groups.setdefault(entry["group"], {}).setdefault(entry["unit"], []).append(entry)
-    return [Group(name, GROUPS.get(name, name), [_block(unit, entries) for unit, entries in blocks.items()]) for name, blocks in groups.items()]
+    return [
+        Group(name, GROUPS.get(name, name), [_block(unit, entries) for unit, entries in blocks.items()]) for name, blocks in groups.items()
+    ]
 
 
 def _block(unit: str, entries: list[dict[str, Any]]) -> Block:

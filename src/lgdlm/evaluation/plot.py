@@ -38,15 +38,15 @@ class Scale:
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
-        return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return [float(f"{i * step:.12g}") for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def scale_over(values: Iterable[float], start: float, end: float, margin: float = 0.05) -> Scale:
     """A scale that holds all `values` with a margin; around a single value it is as wide as that value."""
     found = list(values)
     low, high = min(found), max(found)
-    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        half = abs(low) / 2 or 0.5
+    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-180):
+        half = abs(low) / 2 if abs(low) > 1e-190 else 0.5
         return Scale(low - half, high + half, start, end)
     room = (high - low) * margin
     return Scale(low - room, high + room, start, end)
@@ -98,7 +98,9 @@ class Chart:
     def svg(self) -> str:
         x, y = self.steps, self.scale
         parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.describe())}">']
-        parts.append(f'<clipPath id="clip-{self.name}"><rect x="{LEFT}" y="{TOP}" width="{RIGHT - LEFT}" height="{BOTTOM - TOP}"/></clipPath>')
+        parts.append(
+            f'<clipPath id="clip-{self.name}"><rect x="{LEFT}" y="{TOP}" width="{RIGHT - LEFT + 4}" height="{BOTTOM - TOP}"/></clipPath>'
+        )
         for tick in y.ticks():
             place = f"{y(tick):.1f}"
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{place}" y2="{place}"/>')
@@ -113,7 +115,9 @@ class Chart:
                 parts.append(f'<path class="raw s{line.colour}" data-series="{escape(line.label)}" d="{cloud}"/>')
         for line in self.lines:
             curve = _path(*(thinned(line.steps, line.smooth)), x, y)
-            parts.append(f'<g class="s{line.colour}{" points" if line.points else ""}" data-series="{escape(line.label)}"><path d="{curve}"/>')
+            parts.append(
+                f'<g class="s{line.colour}{" points" if line.points else ""}" data-series="{escape(line.label)}"><path d="{curve}"/>'
+            )
             if line.points:
                 parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6"/>' for s, v in zip(line.steps, line.smooth, strict=True)]
             parts.append("</g>")
@@ -129,7 +133,9 @@ class Chart:
         series = []
         for line in self.lines:
             steps, values = thinned(line.steps, line.smooth)
-            series.append({"label": line.label, "colour": line.colour, "steps": steps.tolist(), "values": [float(f"{v:.5g}") for v in values]})
+            series.append(
+                {"label": line.label, "colour": line.colour, "steps": steps.tolist(), "values": [float(f"{v:.5g}") for v in values]}
+            )
         return {"low": self.steps.low, "high": self.steps.high, "left": LEFT / WIDTH, "right": RIGHT / WIDTH, "series": series}
 
 

@@ -56,7 +56,7 @@ def render(record: RunRecord) -> str:
     live = {
         "charts": {chart.name: chart.readings() for chart in charts.values()},
         "map": scatter.texts if scatter else [],
-        "trajectory": [[{"tokens": step["tokens"], "masked": step["masked"], "clock": step["clock"]} for step in t["steps"]] for t in trajectory],
+        "trajectory": [[{key: step[key] for key in ("tokens", "masked", "clock")} for step in t["steps"]] for t in trajectory],
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=shown, thousands="{:,}".format)
@@ -84,8 +84,8 @@ def render(record: RunRecord) -> str:
 
 def policy(style: str, script: str) -> str:
     """A Content-Security-Policy under which nothing but this style and this script works, and nothing is fetched."""
-    allowed = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in (("style", style), ("script", script))}
-    rules = [f"{name}-src 'sha256-{digest}'" for name, digest in allowed.items()]
+    digests = {name: hashlib.sha256(text.encode()).digest() for name, text in (("style", style), ("script", script))}
+    rules = [f"{name}-src 'sha256-{base64.b64encode(digest).decode()}'" for name, digest in digests.items()]
     return "; ".join(["default-src 'none'", *rules, "img-src data:", "base-uri 'none'", "form-action 'none'"])
 
 
@@ -104,7 +104,9 @@ def steps_of(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         masked = step["masked"]
         fresh = [was and not now for was, now in zip(before, masked, strict=True)] if before else [False] * len(masked)
         tokens = [{"text": t, "masked": m, "fresh": f} for t, m, f in zip(step["tokens"], masked, fresh, strict=True)]
-        rows.append({"clock": step["clock"], "revealed": masked.count(False), "total": len(masked), "printed": i in printed, "tokens": tokens})
+        rows.append(
+            {"clock": step["clock"], "revealed": masked.count(False), "total": len(masked), "printed": i in printed, "tokens": tokens}
+        )
         before = masked
     return rows
 

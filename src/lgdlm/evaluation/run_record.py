@@ -131,7 +131,8 @@ def _read_results(path: Path) -> dict[str, Any]:
         if not isinstance(found.get(name), kind):
             raise InputError("BAD_RESULTS", path, name, f"expected a {kind.__name__}, got {type(found.get(name)).__name__}")
     points = (found.get("latent_map") or {}).get("points", [])
-    for part, entries, keys in (("numbers", found["numbers"], NUMBER), ("latent_map", points, POINT), ("not_run", found["not_run"], ("what", "reason"))):
+    checked = (("numbers", found["numbers"], NUMBER), ("latent_map", points, POINT), ("not_run", found["not_run"], ("what", "reason")))
+    for part, entries, keys in checked:
         for i, entry in enumerate(entries):
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:

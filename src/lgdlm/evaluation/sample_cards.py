@@ -13,12 +13,23 @@ from lgdlm.evaluation.number_table import shown
 
 WORD = re.compile(r"\w+")
 TITLES = {
-    "l2t": ("Latent to text", "A held-out text's latent is given, from masks alone a text is drawn. Words that also stand in the source are underlined."),
-    "t2l": ("Text to latent", "A held-out text is given, its latent is read in one step. Rank: the text's own latent among all evaluated ones, by cosine."),
+    "l2t": (
+        "Latent to text",
+        "A held-out text's latent is given, from masks alone a text is drawn. Words that also stand in the source are underlined.",
+    ),
+    "t2l": (
+        "Text to latent",
+        "A held-out text is given, its latent is read in one step. Rank: the text's own latent among all evaluated ones, by cosine.",
+    ),
     "joint": ("Text and latent together", "Nothing is given. Nearest: the training text whose latent is closest to the one drawn."),
 }
 ROWS = {
-    "l2t": (("source_text", "source"), ("text", "drawn"), ("baseline_nearest", "nearest training text"), ("baseline_random", "random training text")),
+    "l2t": (
+        ("source_text", "source"),
+        ("text", "drawn"),
+        ("baseline_nearest", "nearest training text"),
+        ("baseline_random", "random training text"),
+    ),
     "t2l": (("text", "given"), ("nearest_text", "nearest to the latent read")),
     "joint": (("text", "drawn"), ("nearest_training_text", "nearest training text")),
 }

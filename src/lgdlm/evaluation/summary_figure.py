@@ -21,6 +21,9 @@ from lgdlm.evaluation.run_record import RESULTS, read_run
 NUMBERS = ("nelbo_given_latent", "t2l_r2_one_step", "l2t_cosine_projected", "l2t_r1_projected", "l2t_bleu", "nelbo_latent_gain")
 WIDTH, MARGIN, CLOCK = 880, 32, 84
 COLUMN, LINE, FONT = 8.6, 22, 14  # of the token font: advance, height, size
+LEAST_SCALE = 0.78  # a text that fits on one line when it is drawn this small stays on one
+LETTER = 7.6  # of the source's font
+ROOM = WIDTH - 2 * MARGIN - CLOCK
 ROWS = 9
 STYLE = """
 .ground{fill:#fbfbfa;stroke:#dcdcd7}.ink{fill:#1c1d1f}.quiet{fill:#62656b}.mask{fill:#d6d6d1}.fresh{fill:#ffe59a}.rule{stroke:#dcdcd7}
@@ -49,11 +52,12 @@ def summary_figure(run_dir: Path, out: Path) -> Path:
 def draw(trajectory: dict[str, Any], numbers: list[dict[str, Any]]) -> str:
     """The SVG of one trajectory ({source_text, steps}) and of up to three numbers."""
     steps = trajectory["steps"]
-    places, lines = layout(steps[-1]["tokens"])
+    places, lines, scale = layout(steps[-1]["tokens"])
+    column = COLUMN * scale
     chosen = sorted({round(i * (len(steps) - 1) / (ROWS - 1)) for i in range(ROWS)})
     parts, y = [_text(MARGIN, 44, "quiet", 13, "source")], 44
-    for line in wrapped(trajectory["source_text"], int((WIDTH - 2 * MARGIN - CLOCK) / COLUMN)):
-        parts.append(_text(MARGIN + CLOCK, y, "ink", 15, line))
+    for words in wrapped(trajectory["source_text"], int(ROOM / LETTER)):
+        parts.append(_text(MARGIN + CLOCK, y, "ink", 15, words))
         y += 21
     y += 16
     parts.append(f'<line class="rule" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y - 22}" y2="{y - 22}"/>')
@@ -61,8 +65,8 @@ def draw(trajectory: dict[str, Any], numbers: list[dict[str, Any]]) -> str:
     for i in chosen:
         step = steps[i]
         parts.append(_text(MARGIN, y, "quiet", 13, f"t = {step['clock']:.2f}"))
-        for (column, line, width), word, masked, was in zip(places, step["tokens"], step["masked"], before or step["masked"], strict=True):
-            parts += _token(MARGIN + CLOCK + column * COLUMN, y + line * LINE, width * COLUMN, word, masked, was and not masked)
+        for (start, line, width), word, masked, was in zip(places, step["tokens"], step["masked"], before or step["masked"], strict=True):
+            parts += _token(MARGIN + CLOCK + start * column, y + line * LINE, width, column, word, masked, was and not masked)
         before = step["masked"]
         y += lines * LINE + 5
     if numbers:
@@ -70,25 +74,42 @@ def draw(trajectory: dict[str, Any], numbers: list[dict[str, Any]]) -> str:
         parts.append(f'<line class="rule" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y - 12}" y2="{y - 12}"/>')
         for i, entry in enumerate(numbers):
             parts += _number(MARGIN + i * (WIDTH - 2 * MARGIN) / 3, y + 14, entry)
-        y += 90
+        y += 98
     said = "".join(steps[-1]["tokens"])
     title = escape(f"Denoising of a text from the latent of: {trajectory['source_text']}. Drawn: {said}")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img"><title>{title}</title>'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img"><title>{title}</title>'
+    )
     ground = f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{y - 1}" rx="8"/>'
     return _printable(f"{head}<style>{STYLE}</style>{ground}{''.join(parts)}</svg>\n")
 
 
-def layout(tokens: list[str]) -> tuple[list[tuple[int, int, int]], int]:
-    """(column, line, width in columns) of each token, broken where the picture ends, and how many lines that makes."""
-    most = int((WIDTH - 2 * MARGIN - CLOCK) / COLUMN)
-    places, column, line = [], 0, 0
-    for token in tokens:
+def layout(tokens: list[str]) -> tuple[list[tuple[int, int, int]], int, float]:
+    """(column, line, width in columns) of each token, the number of lines, and the scale of the font.
+
+    Lines break in front of a word, and inside one only where it alone is wider than the picture.
+    """
+    whole = sum(max(1, columns(token)) for token in tokens)
+    scale = min(1.0, max(LEAST_SCALE, ROOM / COLUMN / max(1, whole)))
+    if ROOM / COLUMN / scale < whole:
+        scale = 1.0
+    most = int(ROOM / COLUMN / scale)
+    places: list[tuple[int, int, int]] = []
+    column = line = first = 0  # `first`: the token that begins the current word
+    for i, token in enumerate(tokens):
         width = min(most, max(1, columns(token)))
+        if token[:1].isspace():
+            first = i
         if column + width > most:
-            column, line = 0, line + 1
+            held = places[first:] if first < i and places[first][0] > 0 else []  # the begun word moves to the next line with its end
+            line, column = line + 1, 0
+            del places[i - len(held) :]
+            for _, _, wide in held:
+                places.append((column, line, wide))
+                column += wide
         places.append((column, line, width))
         column += width
-    return places, line + 1
+    return places, line + 1, scale
 
 
 def columns(text: str) -> int:
@@ -112,7 +133,8 @@ def _text(x: float, y: float, tone: str, size: int, text: str, weight: str = "")
     return f'<text class="{tone}" x="{x:.1f}" y="{y:.1f}" font-size="{size}"{bold}>{escape(text)}</text>'
 
 
-def _token(x: float, y: float, width: float, word: str, masked: bool, fresh: bool) -> list[str]:
+def _token(x: float, y: float, wide: int, column: float, word: str, masked: bool, fresh: bool) -> list[str]:
+    width = wide * column
     if masked:
         return [f'<rect class="mask" x="{x + 1.5:.1f}" y="{y - 12:.1f}" width="{max(2.0, width - 3):.1f}" height="15" rx="3"/>']
     ground = [f'<rect class="fresh" x="{x:.1f}" y="{y - 14:.1f}" width="{width:.1f}" height="19" rx="3"/>'] if fresh else []
@@ -120,19 +142,24 @@ def _token(x: float, y: float, width: float, word: str, masked: bool, fresh: boo
     text = " ".join(word.split())
     if not text:
         return ground
-    span = columns(text) * COLUMN  # every font is set to the same columns
+    span = columns(text) * column  # every font is set to the same columns
+    left, size = x + lead * column, FONT * column / COLUMN
     fit = f' textLength="{span:.1f}" lengthAdjust="spacingAndGlyphs"'
-    return [*ground, f'<text class="ink token" x="{x + lead * COLUMN:.1f}" y="{y:.1f}" font-size="{FONT}"{fit}>{escape(text)}</text>']
+    return [
+        *ground,
+        f'<text class="ink token" x="{left:.1f}" y="{y:.1f}" font-size="{size:.1f}"{fit}>{escape(text)}</text>',
+    ]
 
 
 def _number(x: float, y: float, entry: dict[str, Any]) -> list[str]:
     best = strongest(entry)
-    interval = "" if entry["low"] is None else f"95 % {shown(entry['low'])} to {shown(entry['high'])}"
-    beside = f"{best[0]} {shown(best[1])}" if best else ""
-    value = f"{shown(entry['value'])} {DIRECTIONS[entry['better']]}"
+    interval = "" if entry["low"] is None else f"95 % interval {shown(entry['low'])} to {shown(entry['high'])}"
+    beside = f"against {best[0]} {shown(best[1])}" if best else ""
+    value = _text(x, y + 28, "ink", 24, f"{shown(entry['value'])} {DIRECTIONS[entry['better']]}", "600")
+    unit = f'<tspan class="quiet" font-size="12" font-weight="400" dx="8">{escape(entry["unit"])}</tspan></text>'
     return [
-        _text(x, y, "quiet", 12, f"{entry['label']}{', ' + entry['unit'] if entry['unit'] else ''}"),
-        _text(x, y + 28, "ink", 24, value, "600"),
+        _text(x, y, "quiet", 12, entry["label"]),
+        value.removesuffix("</text>") + unit,
         _text(x, y + 48, "quiet", 12, interval),
         _text(x, y + 64, "quiet", 12, beside),
     ]
@@ -140,4 +167,4 @@ def _number(x: float, y: float, entry: dict[str, Any]) -> list[str]:
 
 def _printable(text: str) -> str:
     """Without the control characters that XML forbids."""
-    return "".join(c if c in "\n\t" or ord(c) >= 32 and c not in "\x7f\ufffe\uffff" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if c in "\n\t" or (ord(c) >= 32 and c not in "\x7f\ufffe\uffff") else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -64,7 +64,7 @@ def build_model(
             f" or set model.latent_dim={latent_mean.numel()}",
         )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % (1 << 63))
         denoiser = build_denoiser(model, vocab_size)
         length = LengthHead(model.latent_len, model.latent_dim, model.max_seq_len) if model.length == "predicted" else None
         reading = LinearReading(vocab_size, model.latent_len, model.latent_dim) if model.latent_skip == "linear" else None

@@ -18,7 +18,7 @@ from torch import Tensor
 from lgdlm.errors import InputError
 
 BLOCK = 256  # tokens whose weights are summed together: the square root of a 65,536-token vocabulary
-CHUNK = 1 << 20  # weights held at once: 4 MiB of float32 stay in the cache
+CHUNK = 1 << 19  # weights held at once: 2 MiB of float32 stay in the cache
 COLD = 1e-3
 NUCLEUS = 64  # likeliest tokens looked at first by top-p; eight times as many as long as they hold too little
 
@@ -119,7 +119,7 @@ def _weights(logits: Tensor, u: Tensor, temperature: float) -> Iterator[tuple[Te
     cold, room = torch.empty(0), torch.empty(0)
     for part, v in chunks(logits, u):
         scaled = part.float()
-        if len(room) != len(part):
+        if room.shape != scaled.shape:
             cold, room = torch.empty_like(scaled), torch.empty_like(scaled)
         if temperature < COLD:  # the quotient could overflow unless the maximum is taken off first
             scaled = torch.sub(scaled, scaled.amax(dim=1, keepdim=True), out=cold)

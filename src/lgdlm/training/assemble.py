@@ -13,23 +13,25 @@ from lgdlm.config import Config
 from lgdlm.data.loader import Loader
 from lgdlm.data.paired import PairedDataset, open_dataset
 from lgdlm.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from lgdlm.data.tokenizer_identity import read_identity
 from lgdlm.errors import CheckpointError, InputError
 from lgdlm.hardware import compute_dtype, default_device
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.objectives.denoising import Weights, denoising_objectives
-from lgdlm.objectives.schedule import Constant, ObjectiveSchedule, Random, Sequential
 from lgdlm.schema import to_yaml
-from lgdlm.training.checkpoint import AVERAGES, OPTIMIZER, STATE, Snapshot, load_into, read_tensors, verify_checkpoint, weights_of
+from lgdlm.training.checkpoint import (
+    AVERAGES, OPTIMIZER, STATE, Snapshot, find_checkpoint, load_into, read_tensors, verify_checkpoint, weights_of,
+)  # fmt: skip
 from lgdlm.training.ema import Ema
 from lgdlm.training.guard import Guard
 from lgdlm.training.initialise import initialise
 from lgdlm.training.loop import Plan
+from lgdlm.training.modes import refuse_contradictions, schedule_for
 from lgdlm.training.optimizer import Optimizers
 from lgdlm.training.step import TrainStep
 from lgdlm.training.validation import validate
 
-ALIASES = {"stage1_coupling": "unconditional"}
 UNLIMITED_STEPS = 1 << 40  # where only the clock ends a run
 
 
@@ -50,9 +52,9 @@ class Assembly:
 
 
 def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Assembly:
-    """Build everything that `config` names for the run in folder `run`; `resume_from` is a checkpoint whose state replaces the fresh one.
+    """Build everything that `config` names for the run in folder `run`; the state of `resume_from`, a verified checkpoint, replaces the fresh one.
 
-    Raises InputError for a configuration or data that cannot work, CheckpointError for a damaged checkpoint.
+    Raises InputError for a configuration or data that cannot work, CheckpointError for a checkpoint of another model or tokenizer.
     """
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
@@ -60,9 +62,11 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Asse
     tokenizer = named_tokenizer(config)
     train_data, held_out = open_splits(config, tokenizer)
     model = model_for(config, train_data, tokenizer).to(default_device())
+    folders = companions(config, tokenizer, train_data, run)
     if config.model.checkpoint_path and resume_from is None:
-        warm = Path(config.model.checkpoint_path)
+        warm = find_checkpoint(Path(config.model.checkpoint_path))
         verify_checkpoint(warm)
+        same_tokenizer(warm, folders["tokenizer"])
         load_into(model, warm, averaged=True)
     elif resume_from is None:
         initialise(model, train_data, token_init=config.model.token_init, seed=config.training.seed)
@@ -88,7 +92,6 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Asse
         with ema.applied():
             return validate(model, check, config.logging.num_eval_batches, t.seed, autocast)
 
-    folders = companions(config, train_data, run)
     config_yaml = to_yaml(config)
 
     def snapshot(step: int, seconds: float) -> Snapshot:
@@ -97,13 +100,13 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Asse
 
     assembly = Assembly(model, train_data, train_step, loader, plan, validation, snapshot, config_yaml)
     if resume_from is not None:
+        same_tokenizer(resume_from, folders["tokenizer"])
         assembly.start, assembly.seconds = _resume(resume_from, model, ema, optimizers, guard)
     return assembly
 
 
 def _resume(folder: Path, model: TextLatentDiffusion, ema: Ema, optimizers: Optimizers, guard: Guard) -> tuple[int, float]:
-    """Everything of a checkpoint into the parts; the step and the seconds behind it."""
-    verify_checkpoint(folder)
+    """Everything of a verified checkpoint into the parts; the step and the seconds behind it."""
     load_into(model, folder, averaged=False)
     try:
         ema.load(read_tensors(folder, AVERAGES))
@@ -112,45 +115,19 @@ def _resume(folder: Path, model: TextLatentDiffusion, ema: Ema, optimizers: Opti
         guard.skipped, guard.skipped_in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
         return int(state["step"]), float(state["seconds"])
     except (KeyError, ValueError, RuntimeError) as mismatch:
-        raise CheckpointError("CHECKPOINT", folder, str(mismatch)[:80], "does not fit this configuration: resume with the run's own") from mismatch
+        message = f"does not fit this configuration ({mismatch}): resume with the run's own config.yaml"
+        raise CheckpointError("CHECKPOINT", folder, "state", message) from mismatch
 
 
-def refuse_contradictions(config: Config) -> None:
-    """Settings that each are valid and together cannot work."""
-    model, loss = config.model, config.loss
-    modes = trained_modes(config)
-    if model.latent_parameterization == "epsilon" and loss.latent_t_mode == "full" and "t2l" in modes:
-        raise InputError(
-            "CONFIG", "config", "model.latent_parameterization",
-            "epsilon with loss.latent_t_mode=full would train t2l to copy its input: at t = 1 the noise is the whole input and the"
-            " latent cannot be recovered; use v_param",
-        )  # fmt: skip
-    if getattr(model, "causality", "") == "causal" and model.latent_pred_from == "prefix" and modes & {"t2l", "unconditional"}:
-        raise InputError(
-            "CONFIG", "config", "model.latent_pred_from",
-            "prefix states of a causal network come before the text and cannot see it; use text or both",
-        )  # fmt: skip
-
-
-def trained_modes(config: Config) -> set[str]:
-    kind = ALIASES.get(config.loss.loss_type, config.loss.loss_type)
-    if kind == "random":
-        return {ALIASES.get(name, name) for name, weight in config.training.mode_weights.items() if weight > 0}
-    if kind == "sequential":
-        return {ALIASES.get(phase.type, phase.type) for phase in config.training.sequential_schedule}
-    return {kind}
-
-
-def schedule_for(config: Config, steps_per_epoch: int) -> ObjectiveSchedule:
-    t, kind = config.training, ALIASES.get(config.loss.loss_type, config.loss.loss_type)
+def same_tokenizer(folder: Path, tokenizer: Path) -> None:
+    """Ids mean the same in a checkpoint and in the data's tokenizer (a folder), or CheckpointError."""
     try:
-        if kind == "random":
-            return Random({ALIASES.get(name, name): weight for name, weight in t.mode_weights.items()}, t.seed)
-        if kind == "sequential":
-            return Sequential([(ALIASES.get(p.type, p.type), p.steps or (p.epochs or 0) * steps_per_epoch) for p in t.sequential_schedule])
-    except ValueError as problem:
-        raise InputError("CONFIG", "config", "training", str(problem)) from problem
-    return Constant(kind)
+        theirs = read_identity(folder / "tokenizer")
+    except InputError as problem:
+        raise CheckpointError("CHECKPOINT", folder / "tokenizer", problem.field, problem.message) from problem
+    if theirs != (ours := read_identity(tokenizer)):
+        message = f"the checkpoint's ids are of {theirs.get('kind')} ({theirs.get('vocab_size')} ids), the data's of {ours.get('kind')} ({ours.get('vocab_size')})"
+        raise CheckpointError("CHECKPOINT", folder / "tokenizer", "tokenizer", message)
 
 
 def named_tokenizer(config: Config) -> Tokenizer | None:
@@ -161,10 +138,10 @@ def named_tokenizer(config: Config) -> Tokenizer | None:
     return load_tokenizer(Path(name)) if Path(name).is_dir() else make_tokenizer(name)
 
 
-def companions(config: Config, data: PairedDataset, run: Path) -> dict[str, Path]:
+def companions(config: Config, tokenizer: Tokenizer | None, data: PairedDataset, run: Path) -> dict[str, Path]:
     """Folders that every checkpoint carries: the tokenizer and, where latents were projected, the projection."""
     held = {} if data.folder is None else {name: data.folder / name for name in ("tokenizer", "projection") if (data.folder / name).is_dir()}
-    if (tokenizer := named_tokenizer(config)) is not None:
+    if tokenizer is not None:
         tokenizer.save(run / "tokenizer")
         held["tokenizer"] = run / "tokenizer"
     if "tokenizer" not in held:
@@ -183,6 +160,9 @@ def open_splits(config: Config, tokenizer: Tokenizer | None) -> tuple[PairedData
         "external_latents": data.use_external_latents,
     }
     train = open_dataset(data.latent_dir, "train", limit=data.max_samples, **common)
+    if tokenizer is not None and train.manifest.tokenizer["kind"] != "external" and train.manifest.tokenizer != tokenizer.identity():
+        message = f"is not the tokenizer of the data ({train.manifest.tokenizer['kind']}); leave it out to use the one saved with them"
+        raise InputError("TOKENIZER", data.latent_dir, "tokenizer.path", message)
     return train, open_dataset(data.latent_dir, "validation", limit=data.max_val_samples, train=train, **common)
 
 
@@ -236,4 +216,5 @@ def plan_for(config: Config, steps_per_epoch: int) -> Plan:
         keep=t.keep_checkpoints,
         validate_every=config.logging.eval_freq,
         ledger=t.ledger,
+        epoch_steps=steps_per_epoch if t.num_epochs else None,
     )

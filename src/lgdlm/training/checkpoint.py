@@ -114,7 +114,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         return _verified(folder)
     except CheckpointError as damage:
         older = newest_whole_before(folder)
-        remedy = f"the newest older whole one is {older.name} (training.fallback=true resumes from it)" if older else "the run has no older whole one"
+        remedy = f"the newest older whole one is {older.name} (--fallback takes it)" if older else "the run has no older whole one"
         raise CheckpointError(damage.code, damage.where, damage.field, f"{damage.message}; {remedy}") from damage
 
 

@@ -10,7 +10,7 @@ import torch
 from lgdlm.config import Config
 from lgdlm.data.projection import Projection, load_projection
 from lgdlm.data.tokenizer import Tokenizer, load_tokenizer
-from lgdlm.errors import CheckpointError, LgdlmError
+from lgdlm.errors import CheckpointError, InputError
 from lgdlm.hardware import default_device
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
@@ -35,10 +35,13 @@ def restore(path: str | Path, use_ema: bool = True) -> Restored:
     manifest = verify_checkpoint(folder)
     try:
         config = from_yaml((folder / CONFIG).read_text(encoding="utf-8"), folder / CONFIG)
-    except LgdlmError as problem:
+    except InputError as problem:
         raise CheckpointError("CHECKPOINT", folder / CONFIG, problem.field, problem.message) from problem
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    projection = load_projection(folder / "projection") if (folder / "projection").is_dir() else None
+    try:
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        projection = load_projection(folder / "projection") if (folder / "projection").is_dir() else None
+    except InputError as problem:
+        raise CheckpointError("CHECKPOINT", problem.where, problem.field, problem.message) from problem
     saved = read_tensors(folder, WEIGHTS)
     try:
         mean, std = saved["latent_mean"], saved["latent_std"]

@@ -38,16 +38,18 @@ class TrainStep:
         poison: Collection[str] = (),
     ):
         self.model, self.objectives, self.schedule = model, objectives, schedule
+        self.parameters = list(model.parameters())  # walking the modules at every step costs as much as a tiny layer
         self.optimizers, self.ema, self.guard = optimizers, ema, guard
         self.seed, self.clip, self.compute_dtype, self.poison = seed, clip, compute_dtype, frozenset(poison)
 
     def __call__(self, data: StepData, step: int, lr_scale: float) -> dict[str, float | None]:
         """Metrics of the step as floats; `loss` is None when the step was skipped."""
-        self.model.train()
-        torch.manual_seed((self.seed << 32) ^ step)  # dropout is the one consumer of the global generator
+        if not self.model.training:
+            self.model.train()
+        torch.manual_seed(((self.seed << 32) ^ step) % (1 << 63))  # dropout is the one consumer of the global generator
         name = self.schedule.at(step)
         parts = self._accumulate(self.objectives[name], data, step)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"), foreach=True))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"), foreach=True))
         admitted = self.guard.admits(parts["loss"].top, norm)
         if admitted:
             self.optimizers.step(lr_scale)

@@ -24,7 +24,7 @@ CHECKS = {
 
 @torch.no_grad()
 def validate(model: TextLatentDiffusion, loader: Loader, batches: int, seed: int, compute_dtype: torch.dtype | None) -> dict[str, float]:
-    """Means over the first `batches` steps of an unshuffled validation loader."""
+    """Means over the first `batches` steps of an unshuffled validation loader; the model is left in `eval` mode."""
     model.eval()
     sums: dict[str, dict[str, Ratio]] = {name: {} for name in CHECKS}
     for step in range(1, min(batches, loader.steps_per_epoch) + 1):

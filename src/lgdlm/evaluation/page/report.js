@@ -60,7 +60,7 @@
         series.steps.forEach((s, j) => { if (Math.abs(s - at) < Math.abs(series.steps[best] - at)) best = j; });
         const value = document.createElement("b");
         value.textContent = format(series.values[best]);
-        reading.append(`${i ? ", " : ""}${series.label} `, value);
+        reading.append(`${i ? "; " : ""}${series.label} `, value);
       });
     };
     const leave = () => { cursor.classList.add("off"); reading.textContent = resting; };
