@@ -46,7 +46,7 @@ class Watched(Denoiser):
         logits, x0 = self.answer(pair)
         latent = self.process.from_x0(x0.to(pair.latent.dtype), pair.latent, pair.t_latent)
         asked = logits if pair.logits_at is None else logits[pair.logits_at]
-        return Prediction(asked, torch.nan_to_num(latent), torch.zeros(*pair.text.shape, self.hidden_size))
+        return Prediction(asked, latent, torch.zeros(*pair.text.shape, self.hidden_size))
 
 
 class Oracle(Watched):

@@ -22,9 +22,9 @@ from lgdlm.training.assemble import Assembly, assemble
 DIM = 4
 TIMING = ("tokens_per_second", "rows_per_second")
 TINY = (
-    "model=transformer", "training.num_threads=1", "model.hidden_size=16", "model.n_blocks=1", "model.n_heads=2", f"model.latent_dim={DIM}", "model.max_seq_len=48",
-    "training.train_batch_size=8", "training.eval_batch_size=8", "training.warmup_steps=5", "training.dtype=fp32", "logging.num_eval_batches=1",
-    "logging.run_name=run", "training.num_train_steps=40", "training.save_every_n_steps=10", "logging.eval_freq=15",
+    "model=transformer", "model.hidden_size=16", "model.n_blocks=1", "model.n_heads=2", f"model.latent_dim={DIM}", "model.max_seq_len=48",
+    "training.train_batch_size=8", "training.eval_batch_size=8", "training.warmup_steps=5", "training.dtype=fp32", "training.num_threads=1",
+    "logging.run_name=run", "logging.num_eval_batches=1", "training.num_train_steps=40", "training.save_every_n_steps=10", "logging.eval_freq=15",
 )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def train_apart(data: Path, out: Path, *more: str, hook: str = "") -> subprocess
     """The command in a process of its own; `hook` is Python that runs before it, to kill or to signal at a chosen point."""
     code = f"import sys\nfrom lgdlm.cli.__main__ import main\n{hook}\nsys.exit(main({words(data, out, *more)!r}))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -173,3 +173,20 @@ def test_wrong_requests_are_refused_by_name(code, field, call):
     with pytest.raises(InputError) as refusal:
         call(*world())
     assert (refusal.value.code, refusal.value.field) == (code, field)
+
+
+def test_best_of_keeps_the_candidate_nearest_by_the_model_s_own_estimate():
+    model, _, _, latent = world()
+    options = {"num_steps": 4, "seed": 2}
+    best = best_of(model, latent, 5, **options)
+    candidates = [sample_text_from_latent(model, latent, draw=draw, **options) for draw in range(5)]
+    scores = []
+    for one in candidates:
+        predicted = predict_latent(model, one.tokens, one.seen_mask, seed=2)
+        scores.append(torch.cosine_similarity(predicted.flatten(1), latent, dim=1))
+    top = torch.stack(scores).max(dim=0)
+    torch.testing.assert_close(best.score, top.values)
+    assert len(set(top.indices.tolist())) > 1, "not always the same candidate"
+    for row, which in enumerate(top.indices.tolist()):
+        winner = candidates[which]
+        assert best.tokens[row][best.attention_mask[row]].tolist() == winner.tokens[row][winner.attention_mask[row]].tolist()

@@ -6,7 +6,9 @@ import pytest
 import torch
 from oracles_sampling import Function, Lengths, Oracle, model_around
 
-from lgdlm.sampling import REVEAL, Moment, sample_joint, sample_latent_from_text, sample_text_from_latent
+from lgdlm.errors import InputError
+from lgdlm.models.denoiser import NoisyPair
+from lgdlm.sampling import REVEAL, Moment, edit, infill, sample_joint, sample_latent_from_text, sample_text_from_latent
 
 TOKENS = 6
 
@@ -144,3 +146,29 @@ def test_remasking_hides_tokens_again_and_still_ends_clean():
     shares = states.double().mean(dim=(1, 2))
     clock = torch.tensor([float(m.t_text[0]) for m in moments], dtype=torch.float64)
     assert (shares - clock).abs().max() < 0.12, "the share of masks follows the clock: x_s keeps its marginal"
+
+
+def test_a_text_clock_starts_where_the_share_of_masks_says():
+    model, latent = world()
+    tokens = torch.randint(0, 11, (4, 6), generator=torch.Generator().manual_seed(0))
+    keep = torch.arange(6) >= torch.tensor([0, 1, 3, 6])[:, None]
+    seen = torch.arange(6) < torch.tensor([6, 4, 6, 6])[:, None]
+    infill(model, tokens, keep, latent, seen, num_steps=1)
+    (question,) = model.denoiser.questions
+    assert question.t_text.tolist() == pytest.approx([0.25, 0.5, 1.0])  # rows 1, 2, 3: the first has nothing to fill
+    model, _ = world()
+    edit(model, tokens, 0.75, latent, seen, num_steps=1)
+    (question,) = model.denoiser.questions
+    assert (question.t_text == 0.75).all()
+
+
+@pytest.mark.parametrize("broken", ["logits", "latent"])
+def test_a_network_that_answers_nan_is_refused(broken):
+    model, latent = world()
+    logits, x0 = model.denoiser.answer(
+        NoisyPair(torch.zeros(1, 1).long(), torch.ones(1), latent[:1, None], torch.ones(1), torch.ones(1, 1).bool())
+    )
+    bad = (logits * torch.nan, x0) if broken == "logits" else (logits, x0 * torch.nan)
+    model.denoiser.answer = lambda pair: tuple(x.expand(pair.size, *x.shape[1:]) for x in bad)
+    with pytest.raises(InputError, match="NAN_LOGITS" if broken == "logits" else "NAN_LATENT"):
+        sample_joint(model, 2, seq_len=1, num_steps=2)

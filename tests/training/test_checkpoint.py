@@ -17,12 +17,12 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.training.checkpoint import (
     MANIFEST,
     WEIGHTS,
+    Snapshot,
     checkpoints_of,
     find_checkpoint,
     load_weights,
     rotate,
     save_checkpoint,
-    Snapshot,
     verify_checkpoint,
     weights_of,
 )
@@ -105,9 +105,12 @@ def test_resuming_from_damage_is_refused_in_one_line(run: Path, trained: tuple[P
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"}
     assert train(trained[0], run.parent, "training.resume=auto") == 3
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and len(error[0].encode()) <= 300
+    assert len(error) == 1
+    assert len(error[0].encode()) <= 300
     assert error[0].startswith("error: E_CHECKPOINT")
-    assert "step_00000020/model.safetensors" in error[0] and "step_00000015" in error[0] and "--fallback" in error[0]
+    assert "step_00000020/model.safetensors" in error[0]
+    assert "step_00000015" in error[0]
+    assert "--fallback" in error[0]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"} == before, "nothing else was touched"
 
 
@@ -121,7 +124,9 @@ def test_fallback_takes_the_newest_whole_one(run: Path, trained: tuple[Path, Pat
     assert verify_checkpoint(find_checkpoint(run))["step"] == 25
 
 
-def test_where_nothing_is_whole_there_is_nothing_to_offer(run: Path, trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_is_whole_there_is_nothing_to_offer(
+    run: Path, trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     for checkpoint in checkpoints_of(run):
         flip(checkpoint / WEIGHTS)
     assert train(trained[0], run.parent, "training.resume=auto", "training.fallback=true") == 3

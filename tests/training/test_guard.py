@@ -98,7 +98,9 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_step(data: Path, tmp_p
     assert train(data, tmp_path, *common, "training.resume=auto", f'training.poison_ids="{",".join(ids)}"') == 6
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1
-    assert error[0].startswith("error: E_DIVERGED") and "step 16" in error[0] and "last good step: 13" in error[0]
+    assert error[0].startswith("error: E_DIVERGED")
+    assert "step 16" in error[0]
+    assert "last good step: 13" in error[0]
     run = tmp_path / "run"
     assert [p.name for p in checkpoints_of(run)] == ["step_00000010", "step_00000013"]
     assert [record["loss"] is None for record in log_of(run)[-4:]] == [False, True, True, True]

@@ -92,7 +92,9 @@ for hook, words in {runs!r}:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, hook
 """
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return folders
 
@@ -101,7 +103,8 @@ for hook, words in {runs!r}:
 def test_killed_and_resumed_is_never_killed(place: str, data: Path, whole: Path, killed: dict[str, Path]) -> None:
     run = killed[place] / "run"
     before = checkpoints_of(run)
-    assert before and before[-1].name != "step_00000040"
+    assert before
+    assert before[-1].name != "step_00000040"
     assert train(data, run.parent, *OPTIONS, "training.resume=auto") == 0
     assert events_of(run, "resumed")[0]["checkpoint"] == before[-1].name
     assert digests(run / "step_00000040") == digests(whole / "step_00000040")
@@ -149,7 +152,11 @@ def test_without_resume_a_run_is_not_overwritten(data: Path, whole: Path, capsys
 
 def test_another_network_cannot_be_resumed(data: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = (whole / "training_log.jsonl").read_bytes()
-    for change, named in (("model.hidden_size=32", "expected shape"), ("optimizer.name=muon", "resume with the run's own"), ("model=mmdit", "missing")):
+    for change, named in (
+        ("model.hidden_size=32", "expected shape"),
+        ("optimizer.name=muon", "resume with the run's own"),
+        ("model=mmdit", "missing"),
+    ):
         assert train(data, whole.parent, "training.resume=auto", change) == 3, change
         error = capsys.readouterr().err.splitlines()
         assert len(error) == 1

@@ -53,5 +53,5 @@ def show(results: dict[str, Any], checkpoint: Path) -> None:
     step = json.loads((checkpoint / STATE).read_text())["step"]
     print(f"\nlatent to text after {step} steps (source -> written; cosine of their encodings)")
     for sample in results["samples"]["l2t"][:EXAMPLES]:
-        cosine = sample.get("cosine_encoder", sample.get("cosine"))
+        cosine = sample.get("cosines", {}).get("encoder")
         print(f"  {sample['source_text']}\n    -> {sample['text']}" + (f"   ({cosine:.2f})" if cosine is not None else ""))

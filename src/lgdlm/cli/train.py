@@ -92,7 +92,9 @@ def _loop(parts: Assembly, run_directory: RunDirectory, logging: Logging) -> Pat
             waiting += 1
             for track in watchers:
                 track(step, metrics)
-            shown.update({brief(name): value for name, value in metrics.items() if value is not None and (name in LIVE or name.endswith(LIVE_ENDS))})
+            shown.update(
+                {brief(name): value for name, value in metrics.items() if value is not None and (name in LIVE or name.endswith(LIVE_ENDS))}
+            )
             if plan.minutes is not None:
                 shown["left"] = f"{max(0.0, plan.minutes * 60 - (time.monotonic() - began)):.0f} s"
             if step % logging.log_freq == 0 or step == plan.steps:

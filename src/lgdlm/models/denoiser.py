@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from lgdlm.models.embedding import TokenEmbedding
+    from lgdlm.models.embedding import TextHead, TokenEmbedding
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class Denoiser(nn.Module, ABC):
     """A network with the sizes its callers need to know.
 
     `vocab_size` V counts the tokenizer's ids without the mask, which is id V; `latent_len` L and `latent_dim` D are the
-    latent's shape; `hidden_size` H is the width of `Prediction.hidden`; `embedding` holds the token table and the mask's row.
+    latent's shape; `hidden_size` H is the width of `Prediction.hidden`; `embedding` holds the token table and the mask's row,
+    `text_head` the logits' bias.
     """
 
     embedding: TokenEmbedding
+    text_head: TextHead
     vocab_size: int
     latent_len: int
     latent_dim: int

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,15 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.objectives.denoising import Weights, denoising_objectives
 from lgdlm.schema import to_yaml
 from lgdlm.training.checkpoint import (
-    AVERAGES, OPTIMIZER, STATE, Snapshot, find_checkpoint, load_into, read_tensors, verify_checkpoint, weights_of,
+    AVERAGES,
+    OPTIMIZER,
+    STATE,
+    Snapshot,
+    find_checkpoint,
+    load_into,
+    read_tensors,
+    verify_checkpoint,
+    weights_of,
 )  # fmt: skip
 from lgdlm.training.ema import Ema
 from lgdlm.training.guard import Guard
@@ -52,7 +61,7 @@ class Assembly:
 
 
 def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Assembly:
-    """Build everything that `config` names for the run in folder `run`; the state of `resume_from`, a verified checkpoint, replaces the fresh one.
+    """Build everything that `config` names for the run in folder `run`; `resume_from` is a verified checkpoint to go on from.
 
     Raises InputError for a configuration or data that cannot work, CheckpointError for a checkpoint of another model or tokenizer.
     """
@@ -126,7 +135,8 @@ def same_tokenizer(folder: Path, tokenizer: Path) -> None:
     except InputError as problem:
         raise CheckpointError("CHECKPOINT", folder / "tokenizer", problem.field, problem.message) from problem
     if theirs != (ours := read_identity(tokenizer)):
-        message = f"the checkpoint's ids are of {theirs.get('kind')} ({theirs.get('vocab_size')} ids), the data's of {ours.get('kind')} ({ours.get('vocab_size')})"
+        theirs_is, ours_is = (f"{one.get('kind')} ({one.get('vocab_size')} ids)" for one in (theirs, ours))
+        message = f"the checkpoint's ids are of {theirs_is}, the data's of {ours_is}: use the data it was trained on"
         raise CheckpointError("CHECKPOINT", folder / "tokenizer", "tokenizer", message)
 
 
@@ -140,12 +150,16 @@ def named_tokenizer(config: Config) -> Tokenizer | None:
 
 def companions(config: Config, tokenizer: Tokenizer | None, data: PairedDataset, run: Path) -> dict[str, Path]:
     """Folders that every checkpoint carries: the tokenizer and, where latents were projected, the projection."""
-    held = {} if data.folder is None else {name: data.folder / name for name in ("tokenizer", "projection") if (data.folder / name).is_dir()}
+    held = (
+        {} if data.folder is None else {name: data.folder / name for name in ("tokenizer", "projection") if (data.folder / name).is_dir()}
+    )
     if tokenizer is not None:
         tokenizer.save(run / "tokenizer")
         held["tokenizer"] = run / "tokenizer"
     if "tokenizer" not in held:
-        raise InputError("NO_TOKENIZER", config.data.latent_dir, "tokenizer.path", "the data carries no tokenizer: name the one that made its tokens")
+        raise InputError(
+            "NO_TOKENIZER", config.data.latent_dir, "tokenizer.path", "the data carries no tokenizer: name the one that made its tokens"
+        )
     return held
 
 
@@ -153,7 +167,7 @@ def open_splits(config: Config, tokenizer: Tokenizer | None) -> tuple[PairedData
     data = config.data
     if not data.latent_dir:
         raise InputError("CONFIG", "config", "data.latent_dir", "expected the folder that `lgdlm prepare` wrote, got nothing")
-    common = {
+    common: dict[str, Any] = {
         "token_dir": data.token_dir or None,
         "latent_dim": config.model.latent_dim,
         "vocab_size": None if tokenizer is None else tokenizer.vocab_size,
@@ -173,7 +187,9 @@ def eos_of(data: PairedDataset, tokenizer: Tokenizer | None) -> int:
 def model_for(config: Config, data: PairedDataset, tokenizer: Tokenizer | None) -> TextLatentDiffusion:
     manifest = data.manifest
     if manifest.latent_mean is None or manifest.latent_std is None:
-        raise InputError("NO_LATENTS", config.data.latent_dir, "latents", "the objectives of Stage I need latents: prepare the data with an encoder")
+        raise InputError(
+            "NO_LATENTS", config.data.latent_dir, "latents", "the objectives of Stage I need latents: prepare the data with an encoder"
+        )
     return build_model(
         config.model,
         vocab_size=manifest.vocab_size,
@@ -204,7 +220,9 @@ def loader_for(config: Config, data: PairedDataset, tokenizer: Tokenizer | None,
 def plan_for(config: Config, steps_per_epoch: int) -> Plan:
     t = config.training
     if t.num_train_steps is None and t.num_epochs is None and t.max_minutes is None:
-        raise InputError("CONFIG", "config", "training.num_train_steps", "expected num_train_steps, num_epochs or max_minutes, got none of them")
+        raise InputError(
+            "CONFIG", "config", "training.num_train_steps", "expected num_train_steps, num_epochs or max_minutes, got none of them"
+        )
     limits = [n for n in (t.num_train_steps, t.num_epochs and t.num_epochs * steps_per_epoch) if n]
     return Plan(
         steps=min(limits) if limits else UNLIMITED_STEPS,

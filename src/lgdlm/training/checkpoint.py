@@ -57,7 +57,9 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or surplus:
         name, what = (missing[0], "missing") if missing else (surplus[0], "not part of this model")
-        raise CheckpointError("CHECKPOINT", where, name, f"tensor is {what} ({len(missing)} missing, {len(surplus)} surplus): is this the same model?")
+        raise CheckpointError(
+            "CHECKPOINT", where, name, f"tensor is {what} ({len(missing)} missing, {len(surplus)} surplus): is this the same model?"
+        )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             raise CheckpointError("CHECKPOINT", where, name, f"expected shape {list(tensor.shape)}, got {list(tensors[name].shape)}")
@@ -76,9 +78,9 @@ def save_checkpoint(run: Path, name: str, snapshot: Snapshot) -> Path:
             write_json(aside / STATE, {"step": snapshot.step, **snapshot.state})
             write_bytes(aside / CONFIG, snapshot.config_yaml.encode())
             for folder, source in snapshot.folders.items():
-                for file in sorted(p for p in source.iterdir() if p.is_file()):
+                for path in sorted(p for p in source.iterdir() if p.is_file()):
                     make_folder(aside / folder)
-                    write_bytes(aside / folder / file.name, file.read_bytes())
+                    write_bytes(aside / folder / path.name, path.read_bytes())
             files = ledger(aside, "")
             manifest = {"schema": SCHEMA, "step": snapshot.step, "world_size": snapshot.world_size, "files": files}
             write_json(aside / MANIFEST, {**manifest, "sha256": _own_hash(manifest)})

@@ -1,6 +1,6 @@
 """Averaged weights: what samplers and evaluation use.
 
-    ema <- d ema + (1 - d) w,   d = min(decay, (1 + k) / (10 + k)) at step k, so that early weights are forgotten
+ema <- d ema + (1 - d) w,   d = min(decay, (1 + k) / (10 + k)) at step k, so that early weights are forgotten
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """What a fresh model is told about its data before step 1: closed-form or given knowledge, never the held-out texts.
 
+    head bias         log of the tokens' shares of the training split (add one half): step 1 starts at the unigram bound
     linear reading    ridge regression from bags of tokens to latents, on the training split
     token embedding   the encoder's own vectors of the token strings, rotated to their principal axes
 """
@@ -23,6 +24,7 @@ FIT_TEXTS = 200_000  # texts a ridge regression over a vocabulary needs no more 
 
 def initialise(model: TextLatentDiffusion, data: PairedDataset, *, token_init: str, seed: int) -> None:
     """Everything a fresh model starts from; raises InputError where the encoder is needed and cannot be had."""
+    set_head_bias(model, data)
     if model.reading is not None:
         fit_reading(model, data, seed)
     if token_init == "encoder":
@@ -35,6 +37,14 @@ def initialise(model: TextLatentDiffusion, data: PairedDataset, *, token_init: s
         embed_tokens(model.denoiser.embedding, torch.tensor(named), torch.from_numpy(vectors))
 
 
+@torch.no_grad()
+def set_head_bias(model: TextLatentDiffusion, data: PairedDataset) -> None:
+    """Let the vocabulary head say the token shares of (at most FIT_TEXTS) training texts before it has learned anything."""
+    flat, _ = data.gather(np.arange(min(len(data), FIT_TEXTS)))
+    counts = np.bincount(flat, minlength=model.denoiser.vocab_size) + 0.5
+    model.denoiser.text_head.decode.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
 def fit_reading(model: TextLatentDiffusion, data: PairedDataset, seed: int) -> None:
     """Fit the linear skip on at most FIT_TEXTS training texts, drawn by `seed`."""
     assert model.reading is not None
@@ -44,7 +54,10 @@ def fit_reading(model: TextLatentDiffusion, data: PairedDataset, seed: int) -> N
     latents = data.latents(chosen)
     assert latents is not None
     standardised = model.standardise(torch.from_numpy(latents).to(model.device)).flatten(1).cpu().numpy()
-    ridge = fit_ridge(tokens, standardised, model.denoiser.vocab_size, seed)
+    try:
+        ridge = fit_ridge(tokens, standardised, model.denoiser.vocab_size, seed)
+    except ValueError as problem:
+        raise InputError("CONFIG", "config", "model.latent_skip", f"{problem}; use none") from problem
     assert ridge.held_out_error is not None
     model.reading.fit(ridge.weights, ridge.offset, torch.from_numpy(ridge.held_out_error).float())
 

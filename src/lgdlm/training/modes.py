@@ -17,7 +17,12 @@ def refuse_contradictions(config: Config) -> None:
     model, loss = config.model, config.loss
     modes = trained_modes(config)
     if not config.data.use_external_latents:
-        raise InputError("CONFIG", "config", "data.use_external_latents", f"false leaves no latents, and loss.loss_type={loss.loss_type} learns from them")
+        raise InputError(
+            "CONFIG",
+            "config",
+            "data.use_external_latents",
+            f"false leaves no latents, and loss.loss_type={loss.loss_type} learns from them",
+        )
     if model.latent_len != 1:
         raise InputError("CONFIG", "config", "model.latent_len", f"the data holds one latent a text, got {model.latent_len}: use 1")
     if model.latent_parameterization == "epsilon" and loss.latent_t_mode == "full" and "t2l" in modes:
@@ -66,7 +71,7 @@ def mode_shares(weights: Mapping[str, float]) -> dict[str, float]:
     positive = [name for name, weight in weights.items() if weight != 0]
     if twice := [name for name in positive if name in ALIASES and ALIASES[name] in positive]:
         raise ValueError(f"mode_weights: {twice[0]} is the same mode as {ALIASES[twice[0]]}; give one of them 0")
-    shares = {name: 0.0 for name in map(canonical, weights)}
+    shares = dict.fromkeys(map(canonical, weights), 0.0)
     for name in positive:
         shares[canonical(name)] = weights[name]
     return shares

@@ -1,8 +1,9 @@
 """Which parameter is updated how, and by how much at each step.
 
-    AdamW   everything; decay on matrices only, never on norms, biases, gains, embeddings
-    Muon    the matrices of the blocks (Jordan 2024), scaled to AdamW's update size; AdamW for the rest
-    lr(k) = lr * min(1, k / warmup) * course(share done),   course = half a cosine from 1 to min_ratio, or 1
+AdamW   everything; decay on matrices only, never on norms, biases, gains, embeddings
+Muon    the matrices of the blocks (Jordan 2024), scaled to AdamW's update size; AdamW for the rest, which includes
+        the conditioning: its zero start needs no rotation, and it is a third of Muon's cost
+lr(k) = lr * min(1, k / warmup) * course(share done),   course = half a cosine from 1 to min_ratio, or 1
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Optimizers:
         fused: bool = True,
     ):
         trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
-        self.names = {p: key for key, p in trainable.items()}
+        self.names: dict[Tensor, str] = {p: key for key, p in trainable.items()}
         decayed = matrices(model)
-        muon = [p for key, p in trainable.items() if name == "muon" and p in decayed and ".blocks." in key]
+        muon = [p for key, p in trainable.items() if name == "muon" and p in decayed and ".blocks." in key and ".conditioning." not in key]
         taken = set(muon)
         decay = [p for p in trainable.values() if p in decayed and p not in taken]
         plain = [p for p in trainable.values() if p not in decayed]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from lgdlm.config import Config
 from lgdlm.data.projection import Projection, load_projection
 from lgdlm.data.tokenizer import Tokenizer, load_tokenizer
@@ -15,7 +13,7 @@ from lgdlm.hardware import default_device
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.schema import from_yaml
-from lgdlm.training.checkpoint import CONFIG, STATE, WEIGHTS, find_checkpoint, load_into, read_tensors, verify_checkpoint
+from lgdlm.training.checkpoint import CONFIG, WEIGHTS, find_checkpoint, load_into, read_tensors, verify_checkpoint
 
 
 @dataclass(frozen=True)
@@ -58,5 +56,3 @@ def restore(path: str | Path, use_ema: bool = True) -> Restored:
     )
     load_into(model, folder, averaged=use_ema)
     return Restored(model.to(default_device()).eval(), tokenizer, projection, config, folder)
-
-

@@ -42,7 +42,9 @@ class RunDirectory:
             handle.seek(0)
             owner = handle.read(200).strip() or "another process"
             handle.close()
-            raise LockedError("LOCKED", self.path / LOCK, "lock", f"held by {owner}: wait for it, or choose another logging.run_name") from busy
+            raise LockedError(
+                "LOCKED", self.path / LOCK, "lock", f"held by {owner}: wait for it, or choose another logging.run_name"
+            ) from busy
         handle.seek(0)
         handle.truncate()
         handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))

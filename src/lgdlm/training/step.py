@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import torch
 
@@ -59,15 +60,17 @@ class TrainStep:
         return {"loss": parts["loss"].top, "grad_norm": norm, **means} if admitted else {"loss": None}
 
     def _accumulate(self, objective: Objective, data: StepData, step: int) -> dict[str, Ratio]:
-        totals, parts = Totals(data.tokens, data.rows), {}
+        totals, parts = Totals(data.tokens, data.rows), dict[str, Ratio]()
         device = self.model.device
-        for batch in data.batches:
-            batch = batch.to(device)
-            with torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype is not None):
+        autocast = partial(torch.autocast, device.type, self.compute_dtype)
+        with autocast(enabled=self.compute_dtype is not None):  # one context, so that each weight is cast once a step, not once a batch
+            for batch in data.batches:
+                batch = batch.to(device)
                 report = objective(self.model, batch, Rng(self.seed, step, batch.rows), totals)
-            total = report.total
-            if self.poison and not self.poison.isdisjoint(batch.sample_ids):
-                total = total * float("nan")
-            total.backward()
-            add_parts(parts, {**report.parts, "loss": Ratio(float(total.detach()), batch.size / data.rows)})
+                total = report.total
+                if self.poison and not self.poison.isdisjoint(batch.sample_ids):
+                    total = total * float("nan")
+                with autocast(enabled=False):
+                    total.backward()
+                add_parts(parts, {**report.parts, "loss": Ratio(float(total.detach()), batch.size / data.rows)})
         return parts

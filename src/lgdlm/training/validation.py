@@ -1,8 +1,8 @@
 """The losses of every mode on held-out text: the same rows, times and noise at every call, so that two calls compare.
 
-    nelbo_given_z    l2t without condition dropout: nats per token, the length included
-    nelbo_alone      the same with every latent dropped: the unconditional bound
-    latent_loss      t2l
+nelbo_given_z    l2t without condition dropout: nats per token, the length included
+nelbo_alone      the same with every latent dropped: the unconditional bound
+latent_loss      t2l
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""A run directory: one writer, a strict log, and nothing left of a run that never started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lgdlm.errors import LockedError
+from lgdlm.training.run import EVENTS, LEDGER, LOG, RunDirectory
+
+
+def test_a_second_writer_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
+    first = RunDirectory(tmp_path / "run")
+    first.start("a: 1\n", 0, None)
+    with pytest.raises(LockedError, match=f"{os.getpid()}") as refused:
+        RunDirectory(tmp_path / "run")
+    assert refused.value.exit_code == 4
+    first.close()
+    RunDirectory(tmp_path / "run").close()
+
+
+def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from lgdlm.training.run import RunDirectory
+RunDirectory(Path({str(tmp_path / "run")!r})).start("", 0, None)
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads((tmp_path / "run" / "lock").read_text())["pid"] == int(dead.stdout)
+    RunDirectory(tmp_path / "run").close()
+
+
+def test_a_run_that_never_started_leaves_nothing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "outputs" / "nested" / "run")
+    (run.path / "tokenizer").mkdir()
+    run.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "other").mkdir(parents=True)
+    RunDirectory(tmp_path / "outputs" / "run").close()
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["other"]
+    mine = tmp_path / "outputs" / "other" / "mine.txt"
+    mine.write_text("x")
+    RunDirectory(tmp_path / "outputs" / "other").close()
+    assert mine.exists()
+    started = RunDirectory(tmp_path / "outputs" / "run")
+    started.start("", 0, None)
+    started.close()
+    assert (tmp_path / "outputs" / "run" / EVENTS).exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_log_never_holds_what_json_does_not(tmp_path: Path, value: float) -> None:
+    run = RunDirectory(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        run.append(LOG, {"step": 1, "loss": value})
+    run.append(LOG, {"step": 1, "loss": None, "word": "\u732b"})
+    assert (tmp_path / LOG).read_text(encoding="utf-8") == '{"step": 1, "loss": null, "word": "\u732b"}\n'
+    run.close()
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 6, "lo', b'{"step": 6}', b"\0\0\0\0\n", b"[]\n", b'{"loss": 1.0}\n', b'{"step": 6}\n'])
+def test_every_step_stands_in_the_log_once(tmp_path: Path, torn: bytes) -> None:
+    """Behind a crash at step 6 and a checkpoint of step 3, whatever the crash left of the last line."""
+    whole = b"".join(b'{"step": %d, "loss": 1.0}\n' % k for k in range(1, 6))
+    for name in (LOG, LEDGER):
+        (tmp_path / name).write_bytes(whole + torn)
+    (tmp_path / EVENTS).write_bytes(b'{"event": "run_started"}\n{"event": "che')
+    run = RunDirectory(tmp_path)
+    run.start("", 3, tmp_path / "step_00000003")
+    run.append(LOG, {"step": 4})
+    run.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in (tmp_path / LEDGER).read_text().splitlines()] == [1, 2, 3]
+    events = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
+    assert [event["event"] for event in events] == ["run_started", "resumed"]
+    assert events[1]["checkpoint"] == "step_00000003"
