@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from folders import sentences
 
+from lgdlm.cli import progress
 from lgdlm.cli.__main__ import main
 from lgdlm.cli.commands import parse
 from lgdlm.cli.compose import compose
@@ -24,7 +25,8 @@ TIMING = ("tokens_per_second", "rows_per_second")
 TINY = (
     "model=transformer", "model.hidden_size=16", "model.n_blocks=1", "model.n_heads=2", f"model.latent_dim={DIM}", "model.max_seq_len=48",
     "training.train_batch_size=8", "training.eval_batch_size=8", "training.warmup_steps=5", "training.dtype=fp32", "training.num_threads=1",
-    "logging.run_name=run", "logging.num_eval_batches=1", "training.num_train_steps=40", "training.save_every_n_steps=10", "logging.eval_freq=15",
+    "logging.run_name=run", "logging.num_eval_batches=1",
+    "training.num_train_steps=40", "training.save_every_n_steps=10", "logging.eval_freq=15",
 )  # fmt: skip
 
 
@@ -50,7 +52,10 @@ def words(data: Path, out: Path, *more: str) -> list[str]:
 
 def train(data: Path, out: Path, *more: str) -> int:
     """The exit code of the command in this process."""
-    return main(words(data, out, *more))
+    try:
+        return main(words(data, out, *more))
+    finally:
+        progress._silent = False  # --quiet is for the process, and this one goes on
 
 
 def assembly(data: Path, out: Path, *more: str) -> Assembly:

@@ -135,7 +135,8 @@ def test_the_gradient_reaches_the_visible_tokens_and_no_others() -> None:
     question = pair(masked=torch.arange(N).expand(B, N) % 2 == 0)
     mean, _ = reading(question)
     mean.square().sum().backward()
-    assert reading.table.weight.grad is not None and not reading.table.weight.grad.any(), "at zero the square has no slope"
+    assert reading.table.weight.grad is not None
+    assert not reading.table.weight.grad.any(), "at zero the square has no slope"
     reading.zero_grad()
     (reading(question)[0] - 1).square().sum().backward()
     seen = {int(i) for i in question.text[question.attention_mask] if i != V}

@@ -91,6 +91,7 @@ def test_point_estimate_and_best_of_and_interpolation():
     model, tokens, latents, sizes = known()
     seen = torch.arange(WIDTH) < sizes[:, None]
     torch.testing.assert_close(predict_latent(model, tokens, seen), latents)
+    torch.testing.assert_close(sample_latent_from_text(model, tokens, seen, num_steps=3, average=3), latents, rtol=2e-5, atol=2e-5)
     best = best_of(model, latents, candidates=2, num_steps=4)
     assert (best.tokens == tokens).all()
     torch.testing.assert_close(best.score, torch.ones(ROWS))

@@ -27,7 +27,9 @@ def refused(code: int, data: Path, out: Path, words: tuple[str, ...], capsys: py
     told = capsys.readouterr()
     assert not told.out
     lines = told.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: E_") and len(lines[0].encode()) <= 300, told.err
+    assert len(lines) == 1, told.err
+    assert lines[0].startswith("error: E_")
+    assert len(lines[0].encode()) <= 300
     assert not out.exists(), "no run directory remains"
     return lines[0]
 
@@ -49,7 +51,7 @@ CONFIGURATIONS = {
         2, "latent_pred_from",
     ),
     "too few texts for a regression": (("model.latent_skip=linear", "data.max_samples=8"), 2, "model.latent_skip"),
-    "an encoder that nobody used": (("model.token_init=encoder",), 2, "model.token_init"),
+    "an encoder that nobody used": (("model.token_init=encoder",), 2, "encoder"),
     "latents unread": (("data.use_external_latents=false",), 2, "data.use_external_latents"),
     "no shares": (("training.mode_weights={l2t: 0, t2l: 0, unconditional: 0}", "loss.loss_type=random"), 2, "mode_weights"),
     "another tokenizer": (("tokenizer.path=rwkv",), 2, "tokenizer"),
