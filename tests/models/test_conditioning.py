@@ -27,7 +27,7 @@ def test_the_two_clocks_are_not_interchangeable():
 def test_features_are_sines_and_cosines_from_one_to_a_thousand():
     embed = clock_embedding()
     seen = []
-    embed.mlp[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    embed.enter.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     embed(torch.tensor([0.3]), torch.tensor([0.9]))
     n = 32
     frequency = [1000.0 ** (k / (n - 1)) for k in range(n)]

@@ -60,7 +60,8 @@ def test_logits_at_chosen_positions_are_those_of_the_whole(name: str) -> None:
 @pytest.mark.parametrize("t_latent", [0.0, 1.0])
 def test_is_finite_at_both_ends_of_both_clocks(name: str, t_text: float, t_latent: float) -> None:
     answer = awake(tiny(name))(question(t_text=t_text, t_latent=t_latent))
-    assert answer.text_logits.isfinite().all() and answer.latent.isfinite().all()
+    assert answer.text_logits.isfinite().all()
+    assert answer.latent.isfinite().all()
 
 
 def test_both_clocks_and_the_latent_reach_the_logits(name: str) -> None:
@@ -118,7 +119,7 @@ def test_attention_flags_change_the_network(option: str) -> None:
         plain, other = tiny(kind), tiny(kind, **{option: value})
         if option == "n_heads":
             other.load_state_dict({k: v for k, v in plain.state_dict().items() if "norm_q" not in k and "norm_k" not in k}, strict=False)
-            assert [b for b in other.modules() if hasattr(b, "n_heads")][0].n_heads == 4
+            assert next(b for b in other.modules() if hasattr(b, "n_heads")).n_heads == 4
         assert not torch.allclose(awake(plain)(question()).text_logits, awake(other)(question()).text_logits, atol=1e-4)
 
 
@@ -139,7 +140,8 @@ def test_the_question_of_a_masked_text_holds_no_identity(joint_model: TextLatent
         return objective.question(joint_model, batch, joint_model.standardise(latent), rng)
 
     asked = ask(ids).logits_at
-    assert asked is not None and asked.any()
+    assert asked is not None
+    assert asked.any()
     other = torch.where(asked, ids % (joint_model.mask_id - 1) + 1, ids)
     assert not torch.equal(ids, other)
     one, two = ask(ids), ask(other)

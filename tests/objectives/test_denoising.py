@@ -28,7 +28,9 @@ def batch(lengths: tuple[int, ...] = (8,) * B, fill: bool = False, start: int = 
 
 
 def run(model: TextLatentDiffusion, data: Batch, mode: str, step: int = 1, totals: Totals | None = None, **options: float) -> LossReport:
-    objective = DenoisingObjective(MODES[mode], Weights(**{k: v for k, v in options.items() if k != "dropout"}), options.get("dropout", 0.0))
+    objective = DenoisingObjective(
+        MODES[mode], Weights(**{k: v for k, v in options.items() if k != "dropout"}), options.get("dropout", 0.0)
+    )
     return objective(model, data, Rng(0, step, data.rows), totals or Totals(data.tokens, data.size))
 
 
@@ -51,7 +53,9 @@ def test_what_a_mode_does_not_use_does_not_train(joint_model: TextLatentDiffusio
     assert not any(value for name, value in l2t.items() if "latent_head" in name)
     assert any(value for name, value in l2t.items() if "text_head" in name)
     untied = [name for name in t2l if "text_head" in name]
-    assert untied and not any(t2l[name] for name in untied) and not any(v for n, v in t2l.items() if n.startswith("length."))
+    assert untied
+    assert not any(t2l[name] for name in untied)
+    assert not any(v for n, v in t2l.items() if n.startswith("length."))
     assert any(value for name, value in t2l.items() if "latent_head" in name)
 
 
@@ -120,7 +124,8 @@ def test_random_times_are_the_default_and_full_is_a_choice(joint_model: TextLate
     z0 = joint_model.standardise(data.latent)
     random, full = denoising_objectives(Weights(), 0.0), denoising_objectives(Weights(), 0.0, "full", "full")
     times = [random["l2t"].question(joint_model, data, z0, Rng(0, k, data.rows)).t_text for k in range(50)]
-    assert torch.cat(times).std() > 0.25 and torch.cat(times).min() < 0.05
+    assert torch.cat(times).std() > 0.25
+    assert torch.cat(times).min() < 0.05
     assert (full["l2t"].question(joint_model, data, z0, Rng(0, 1, data.rows)).text == joint_model.mask_id).all()
     assert (full["t2l"].question(joint_model, data, z0, Rng(0, 1, data.rows)).t_latent == 1).all()
 

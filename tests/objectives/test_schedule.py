@@ -13,7 +13,9 @@ def test_random_has_its_shares_in_any_run_of_steps() -> None:
     schedule = Random({"l2t": 5, "t2l": 2, "unconditional": 3}, seed=1)
     for start in (1, 137, 5000):
         seen = Counter(schedule.at(step) for step in range(start, start + 100))
-        assert {name: abs(seen[name] - share) <= 3 for name, share in {"l2t": 50, "t2l": 20, "unconditional": 30}.items()} == dict.fromkeys(seen, True)
+        assert {name: abs(seen[name] - share) <= 3 for name, share in {"l2t": 50, "t2l": 20, "unconditional": 30}.items()} == dict.fromkeys(
+            seen, True
+        )
 
 
 def test_random_is_a_function_of_seed_and_step() -> None:

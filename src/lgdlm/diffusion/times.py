@@ -1,8 +1,8 @@
 """Time policies: where on its clock a modality stands while it is trained.
 
-    Clean      t = 0              the modality is the condition
-    Full       t = 1              the modality is unknown
-    Uniform    t ~ U(0, 1]        every t a sampler will visit; low-discrepancy over the batch
+Clean      t = 0              the modality is the condition
+Full       t = 1              the modality is unknown
+Uniform    t ~ U(0, 1]        every t a sampler will visit; low-discrepancy over the batch
 """
 
 from __future__ import annotations

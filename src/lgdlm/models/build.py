@@ -60,7 +60,7 @@ def build_model(
     if latent_mean.shape != (model.latent_dim,):
         raise InputError(
             "LATENT_DIM", "manifest.json", "latent_dim",
-            f"expected {model.latent_dim} (model.latent_dim), got {latent_mean.numel()}: run `lgdlm prepare prepare.latent_dim={model.latent_dim}`"
+            f"expected {model.latent_dim} (model.latent_dim), got {latent_mean.numel()}: run `lgdlm prepare latent_dim={model.latent_dim}`"
             f" or set model.latent_dim={latent_mean.numel()}",
         )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

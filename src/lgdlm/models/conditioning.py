@@ -1,9 +1,9 @@
 """How the two clocks and the latent reach the layers.
 
-    cond = MLP([sinusoids(t_text), sinusoids(t_latent)])                       one vector [B, H] per row
-    FiLM         x (1 + gamma) + beta
-    add          x + beta
-    AdaLN-Zero   x + gate * branch(norm(x) (1 + scale) + shift), six vectors a block, gates at zero
+cond = MLP([sinusoids(t_text), sinusoids(t_latent)])                       one vector [B, H] per row
+FiLM         x (1 + gamma) + beta
+add          x + beta
+AdaLN-Zero   x + gate * branch(norm(x) (1 + scale) + shift), six vectors a block, gates at zero
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class ClockEmbedding(nn.Module):
     def __init__(self, hidden_size: int, frequencies: int = 32):
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(4 * frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.enter = nn.Linear(4 * frequencies, hidden_size)
+        self.leave = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, t_text: Tensor, t_latent: Tensor) -> Tensor:
         clocks = torch.stack([t_text, t_latent], dim=1).float()
@@ -31,7 +32,7 @@ class ClockEmbedding(nn.Module):
         scale = torch.linspace(0.0, math.log(1000.0), self.frequencies, dtype=torch.float32, device=clocks.device).exp()
         angle = clocks[..., None] * scale
         waves = torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.leave(nn.functional.silu(self.enter(waves.to(self.enter.weight.dtype))))
 
 
 class Conditioning(nn.Module):

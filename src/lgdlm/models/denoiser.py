@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ class NoisyPair:
     def size(self) -> int:
         return self.text.shape[0]
 
-    def at(self, **changes: Tensor | None) -> NoisyPair:
+    def at(self, **changes: Any) -> NoisyPair:
         """The same question with some parts exchanged."""
         return replace(self, **changes)
 

@@ -1,6 +1,6 @@
 """The model people train, save, load and hand to samplers.
 
-    TextLatentDiffusion = denoiser + one process for each modality + the length + the latent's statistics
+TextLatentDiffusion = denoiser + one process for each modality + the length + the latent's statistics
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class TextLatentDiffusion(nn.Module):
         answer = self.denoiser(pair)
         if self.reading is None:
             return answer
-        linear = self.latent_process.answer_of_gaussian(*self.reading(pair), pair.latent, pair.t_latent)
+        mean, variance = self.reading(pair)
+        linear = self.latent_process.answer_of_gaussian(mean, variance, pair.latent, pair.t_latent)
         return replace(answer, latent=answer.latent + linear)
 
     def x0_latent(self, prediction: Prediction, pair: NoisyPair) -> Tensor:

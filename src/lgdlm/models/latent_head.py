@@ -34,9 +34,10 @@ class LatentHead(nn.Module):
         width = hidden_size * (2 if source == "both" else 1)
         self.norm = nn.LayerNorm(width)
         outputs = latent_len * latent_dim if source == "text" else latent_dim
-        self.mlp = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, outputs))
-        nn.init.normal_(self.mlp[2].weight, std=0.02)
-        nn.init.zeros_(self.mlp[2].bias)
+        leave = nn.Linear(hidden_size, outputs)
+        nn.init.normal_(leave.weight, std=0.02)
+        nn.init.zeros_(leave.bias)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), leave)
 
     def forward(self, text_states: Tensor, prefix_states: Tensor, attention_mask: Tensor) -> Tensor:
         if self.source == "prefix":

@@ -1,6 +1,6 @@
 """The latent as tokens: P prefix positions of the hidden width, and one summary vector for the condition.
 
-    prefix = reshape(W z_t) + type,   summary = W_s z_t,   back: P prefix states to the latent's L
+prefix = reshape(W z_t) + type,   summary = W_s z_t,   back: P prefix states to the latent's L
 """
 
 from __future__ import annotations

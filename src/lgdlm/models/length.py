@@ -1,6 +1,6 @@
 """Where a text ends: p(length | latent side).
 
-    -log p(y, n | z) = -log p(n | z) - log p(y | n, z)        so the length's cost is part of the bound
+-log p(y, n | z) = -log p(n | z) - log p(y | n, z)        so the length's cost is part of the bound
 """
 
 from __future__ import annotations

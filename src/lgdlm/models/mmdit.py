@@ -34,21 +34,21 @@ class Stream(nn.Module):
 class JointBlock(nn.Module):
     """Text and latent, [B, N, H] and [B, P, H], through one attention over both."""
 
-    def __init__(self, *sizes: int | float | bool | str):
+    def __init__(self, text: Stream, latent: Stream):
         super().__init__()
-        self.streams = nn.ModuleList([Stream(*sizes), Stream(*sizes)])
+        self.text, self.latent = text, latent
 
     def forward(self, states: list[Tensor], cond: Tensor, key_mask: Tensor | None) -> list[Tensor]:
-        width = states[0].shape[-1:]
-        modulations = [stream.conditioning(cond) for stream in self.streams]
+        width, streams = states[0].shape[-1:], (self.text, self.latent)
+        modulations = [stream.conditioning(cond) for stream in streams]
         heads = [
             stream.attention.heads(mix.before(F.layer_norm(x, width)))
-            for stream, (mix, _), x in zip(self.streams, modulations, states, strict=True)
+            for stream, (mix, _), x in zip(streams, modulations, states, strict=True)
         ]
         q, k, v = (torch.cat(parts, dim=2) for parts in zip(*heads, strict=True))
         attended = attend(q, k, v, key_mask).split([x.shape[1] for x in states], dim=2)
         out = []
-        for stream, (mix, feed), x, y in zip(self.streams, modulations, states, attended, strict=True):
+        for stream, (mix, feed), x, y in zip(streams, modulations, states, attended, strict=True):
             x = mix.after(x, stream.attention.merge(y))
             out.append(feed.after(x, stream.ffn(feed.before(F.layer_norm(x, width)))))
         return out
@@ -83,9 +83,8 @@ class MMDiTDenoiser(Denoiser):
         self.positions = TextPositions(max_seq_len, hidden_size)
         self.prefix = LatentPrefix(latent_len, latent_dim, hidden_size, latent_prefix_len, latent_pred_from != "text")
         self.clock = ClockEmbedding(hidden_size)
-        self.blocks = nn.ModuleList(
-            JointBlock(hidden_size, n_heads, ffn_ratio, dropout, qk_rmsnorm, time_conditioning) for _ in range(n_blocks)
-        )
+        sizes = (hidden_size, n_heads, ffn_ratio, dropout, qk_rmsnorm, time_conditioning)
+        self.blocks = nn.ModuleList(JointBlock(Stream(*sizes), Stream(*sizes)) for _ in range(n_blocks))
         self.text_head = TextHead(self.embedding, hidden_size, tie_embeddings)
         self.latent_head = LatentHead(hidden_size, latent_len, latent_dim, latent_pred_from)
 

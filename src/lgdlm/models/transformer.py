@@ -66,9 +66,7 @@ class TransformerDenoiser(Denoiser):
         self.positions = TextPositions(max_seq_len, hidden_size)
         self.prefix = LatentPrefix(latent_len, latent_dim, hidden_size, latent_prefix_len, latent_pred_from != "text")
         self.clock = ClockEmbedding(hidden_size)
-        self.blocks = nn.ModuleList(
-            Block(hidden_size, n_heads, ffn_ratio, dropout, qk_rmsnorm, time_conditioning) for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(hidden_size, n_heads, ffn_ratio, dropout, qk_rmsnorm, time_conditioning) for _ in range(n_blocks))
         self.text_head = TextHead(self.embedding, hidden_size, tie_embeddings)
         self.latent_head = LatentHead(hidden_size, latent_len, latent_dim, latent_pred_from)
 

@@ -62,7 +62,7 @@ class DenoisingObjective:
         z0 = model.standardise(batch.latent)
         pair = self.question(model, batch, z0, rng)
         answer = model(pair)
-        total, parts = z0.new_zeros(()), {}
+        total, parts = z0.new_zeros(()), dict[str, Ratio]()
         if "text" in self.mode.scores:
             total = total + self._text(model, batch, pair, answer, totals, parts)
         if "latent" in self.mode.scores:

@@ -1,6 +1,6 @@
 """Which objective a step trains: one, a random one, or one phase after another.
 
-    at(step) is a pure function of (seed, step): every rank and every restart gives the same answer.
+at(step) is a pure function of (seed, step): every rank and every restart gives the same answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a fresh model is told about its data before step 1: closed-form or given knowledge, never the held-out texts.
 
-    head bias         log of the tokens' shares of the training split (add one half): step 1 starts at the unigram bound
-    linear reading    ridge regression from bags of tokens to latents, on the training split
-    token embedding   the encoder's own vectors of the token strings, rotated to their principal axes
+head bias         log of the tokens' shares of the training split (add one half): step 1 starts at the unigram bound
+linear reading    ridge regression from bags of tokens to latents, on the training split
+token embedding   the encoder's own vectors of the token strings, rotated to their principal axes
 """
 
 from __future__ import annotations

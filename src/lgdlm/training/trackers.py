@@ -20,7 +20,7 @@ def tensorboard(run: Path) -> Iterator[Tracker]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as absent:
-        raise InputError("MISSING_PACKAGE", "config", "logging.tensorboard", "needs the package tensorboard: pip install lgdlm[track]") from absent
+        raise InputError("MISSING_PACKAGE", "config", "logging.tensorboard", "needs tensorboard: pip install lgdlm[track]") from absent
     with SummaryWriter(str(run / "tensorboard")) as writer:
 
         def track(step: int, metrics: Mapping[str, float | None]) -> None:
@@ -37,7 +37,7 @@ def wandb(run: Path, project: str) -> Iterator[Tracker]:
     try:
         import wandb as client
     except ImportError as absent:
-        raise InputError("MISSING_PACKAGE", "config", "logging.wandb_project", "needs the package wandb: pip install lgdlm[track]") from absent
+        raise InputError("MISSING_PACKAGE", "config", "logging.wandb_project", "needs wandb: pip install lgdlm[track]") from absent
     with client.init(project=project, name=run.name, id=run.name, dir=str(run), resume="allow") as session:
         yield lambda step, metrics: session.log({name: value for name, value in metrics.items() if value is not None}, step=step)
 
