@@ -56,7 +56,7 @@ def test_a_network_in_half_precision_still_reads_float32_clocks():
 
 
 def test_a_clock_has_no_state_to_save():
-    assert {name.split(".")[0] for name in clock_embedding().state_dict()} == {"mlp"}
+    assert {name.split(".")[0] for name in clock_embedding().state_dict()} == {"enter", "leave"}
 
 
 @pytest.mark.parametrize("kind", Conditioning.KINDS)

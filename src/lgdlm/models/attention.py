@@ -87,7 +87,7 @@ class TextPositions(nn.Module):
         self.from_start = nn.Embedding(max_length, hidden_size)
         self.from_end = nn.Embedding(max_length, hidden_size)
         for table in (self.from_start, self.from_end):
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=0.2)
 
     def forward(self, attention_mask: Tensor) -> Tensor:
         """bool [B, N] to [B, N, H]."""

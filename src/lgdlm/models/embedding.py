@@ -1,9 +1,10 @@
 """Tokens in, logits out: the two ends every denoiser shares.
 
-    e(token) = E[token] P,  e(mask) = m          logits = norm(h) P' E^T + b   (tied)   or   norm(h) P' W + b
+    e(token) = sqrt(E) E[token] P,  e(mask) = sqrt(E) m          logits = norm(h) P' E^T + b   (tied)   or   norm(h) P' W + b
 
-The mask has a trainable row `m` of its own, so a frozen or borrowed vocabulary can still be diffused. Logits have one
-entry per real token: the mask cannot be emitted (the SUBS rule holds by construction).
+Rows are small, as a tied head wants them; the factor sqrt(width) lifts them to the size of what the blocks add, which would
+otherwise drown which token it was. The mask has a trainable row `m` of its own, so a frozen or borrowed vocabulary can still
+be diffused. Logits have one entry per real token: the mask cannot be emitted (the SUBS rule holds by construction).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         width = embedding_dim or hidden_size
+        self.scale = width**0.5
         self.table = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.table.weight, std=0.02)
         self.mask = nn.Parameter(torch.randn(width) * 0.02)
@@ -35,7 +37,7 @@ class TokenEmbedding(nn.Module):
         """int64 [B, N] to [B, N, H]."""
         masked = tokens == self.vocab_size
         rows = self.table(tokens.masked_fill(masked, 0))
-        return self.project(torch.where(masked[..., None], self.mask.to(rows.dtype), rows))
+        return self.project(torch.where(masked[..., None], self.mask.to(rows.dtype), rows) * self.scale)
 
 
 class TextHead(nn.Module):
