@@ -96,8 +96,9 @@ def test_the_belief_is_the_regression_on_visible_tokens() -> None:
     mean, variance = reading(question)
     for b in range(B):
         seen = [int(i) for i, real in zip(question.text[b], question.attention_mask[b], strict=True) if real and i != V]
-        share = len(seen) / int(question.attention_mask[b].sum())
-        expected = sum((reading.table.weight[i] for i in seen), torch.zeros(D)) + share * reading.offset
+        length = int(question.attention_mask[b].sum())
+        share = len(seen) / length
+        expected = sum((reading.table.weight[i] for i in seen), torch.zeros(D)) / length**0.5 + share * reading.offset
         torch.testing.assert_close(mean[b, 0], expected)
         torch.testing.assert_close(variance[b, 0], 1 - share * (1 - reading.residual))
 

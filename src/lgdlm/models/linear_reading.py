@@ -1,8 +1,8 @@
 """What a linear model reads from the visible tokens, and the answer it implies: the network only has to correct it.
 
-    z_0 | visible tokens ~ N(b, s^2),   b = sum over visible W[y_i] + share * c,   s^2 = 1 - share (1 - r)
+    z_0 | visible tokens ~ N(b, s^2),   b = sum over visible W[y_i] / sqrt(n) + share * c,   s^2 = 1 - share (1 - r)
 
-with `share` the visible part of the text and r the residual variance of a ridge regression from bags of tokens. The skip is the
+with n the text's length, `share` its visible part and r the residual variance of a ridge regression from bags of tokens. The skip is the
 exact posterior mean of that model given z_t (`GaussianDiffusion.answer_of_gaussian`), so at initialisation T2L is ridge regression
 at every t, and with nothing visible it is silent.
 """
@@ -39,6 +39,7 @@ class LinearReading(nn.Module):
         """Mean b and variance s^2 of the latent, both [B, L, D]; masked and padding positions do not enter."""
         visible = pair.attention_mask & (pair.text != self.vocab_size)
         read = torch.where(visible[..., None], self.table(pair.text.masked_fill(~visible, 0)), 0.0).sum(dim=1)
-        share = (visible.sum(dim=1) / pair.attention_mask.sum(dim=1))[:, None]
-        mean, variance = read + share * self.offset, 1 - share * (1 - self.residual)
+        length = pair.attention_mask.sum(dim=1)[:, None]
+        share = visible.sum(dim=1, keepdim=True) / length
+        mean, variance = read / length.sqrt() + share * self.offset, 1 - share * (1 - self.residual)
         return mean.unflatten(1, self.shape), variance.unflatten(1, self.shape)

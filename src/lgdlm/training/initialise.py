@@ -19,6 +19,7 @@ from lgdlm.errors import InputError
 from lgdlm.models.embedding import TokenEmbedding
 from lgdlm.models.joint import TextLatentDiffusion
 
+SCALING = "counts / sqrt(length)"  # the bag that `LinearReading` reads
 FIT_TEXTS = 200_000  # texts a ridge regression over a vocabulary needs no more of
 
 
@@ -55,7 +56,7 @@ def fit_reading(model: TextLatentDiffusion, data: PairedDataset, seed: int) -> N
     assert latents is not None
     standardised = model.standardise(torch.from_numpy(latents).to(model.device)).flatten(1).cpu().numpy()
     try:
-        ridge = fit_ridge(tokens, standardised, model.denoiser.vocab_size, seed)
+        ridge = fit_ridge(tokens, standardised, model.denoiser.vocab_size, seed, scaling=SCALING)
     except ValueError as problem:
         raise InputError("CONFIG", "config", "model.latent_skip", f"{problem}; use none") from problem
     assert ridge.held_out_error is not None

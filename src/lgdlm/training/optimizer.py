@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lgdlm.errors import InputError
+
 
 def learning_rate_scale(step: int, done: float, warmup: int, course: str, min_ratio: float) -> float:
     """Factor of the learning rate at `step` (from 1), when the share `done` in [0, 1] of the training is behind."""
@@ -62,6 +64,8 @@ class Optimizers:
         groups = [group for group in groups if group["params"]]
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)]
         if muon:
+            if not hasattr(torch.optim, "Muon"):
+                raise InputError("CONFIG", "config", "optimizer.name", f"muon comes with torch 2.9 and later, this is {torch.__version__}: use adamw")
             self.parts.append(torch.optim.Muon(muon, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         self.base = [group["lr"] for group in self._groups()]
 
