@@ -65,7 +65,9 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)]
         if muon:
             if not hasattr(torch.optim, "Muon"):
-                raise InputError("CONFIG", "config", "optimizer.name", f"muon comes with torch 2.9 and later, this is {torch.__version__}: use adamw")
+                raise InputError(
+                    "CONFIG", "config", "optimizer.name", f"muon comes with torch 2.9 and later, this is {torch.__version__}: use adamw"
+                )
             self.parts.append(torch.optim.Muon(muon, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         self.base = [group["lr"] for group in self._groups()]
 
