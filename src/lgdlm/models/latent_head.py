@@ -23,6 +23,8 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 class LatentHead(nn.Module):
     """[B, N, H] text states and [B, L, H] prefix states to [B, L, D].
 
+    Each source has a norm of its own: a mean over many tokens is small, and beside the prefix under one norm it would vanish.
+
     The last layer starts small rather than at zero: a zero matrix behind zero gates would never receive a gradient.
     """
 
@@ -32,7 +34,8 @@ class LatentHead(nn.Module):
             raise ValueError(f"latent_pred_from {source!r}: expected one of {', '.join(SOURCES)}")
         self.source, self.latent_len, self.latent_dim = source, latent_len, latent_dim
         width = hidden_size * (2 if source == "both" else 1)
-        self.norm = nn.LayerNorm(width)
+        self.norm_text = nn.LayerNorm(hidden_size) if source != "prefix" else nn.Identity()
+        self.norm_prefix = nn.LayerNorm(hidden_size) if source != "text" else nn.Identity()
         outputs = latent_len * latent_dim if source == "text" else latent_dim
         leave = nn.Linear(hidden_size, outputs)
         nn.init.normal_(leave.weight, std=0.02)
@@ -41,9 +44,9 @@ class LatentHead(nn.Module):
 
     def forward(self, text_states: Tensor, prefix_states: Tensor, attention_mask: Tensor) -> Tensor:
         if self.source == "prefix":
-            return self.mlp(self.norm(prefix_states))
-        pooled = masked_mean(text_states, attention_mask)
+            return self.mlp(self.norm_prefix(prefix_states))
+        pooled = self.norm_text(masked_mean(text_states, attention_mask))
         if self.source == "text":
-            return self.mlp(self.norm(pooled)).unflatten(1, (self.latent_len, self.latent_dim))
-        both = torch.cat([prefix_states, pooled[:, None].expand_as(prefix_states)], dim=-1)
-        return self.mlp(self.norm(both))
+            return self.mlp(pooled).unflatten(1, (self.latent_len, self.latent_dim))
+        prefix = self.norm_prefix(prefix_states)
+        return self.mlp(torch.cat([prefix, pooled[:, None].expand_as(prefix)], dim=-1))
