@@ -11,7 +11,7 @@ from lgdlm.diffusion.schedule import LATENT_SCHEDULES
 from lgdlm.models.build import build_model
 from lgdlm.models.denoiser import NoisyPair
 from lgdlm.models.joint import TextLatentDiffusion
-from lgdlm.models.linear_reading import LinearReading
+from lgdlm.models.linear_reading import BUCKETS, LinearReading, features
 
 V, D, B, N = 12, 4, 5, 7
 TIMES = (0.0, 1e-4, 1e-2, 0.3, 0.7, 0.99, 1.0)
@@ -19,7 +19,7 @@ TIMES = (0.0, 1e-4, 1e-2, 0.3, 0.7, 0.99, 1.0)
 
 def fitted(reading: LinearReading, seed: int = 0) -> LinearReading:
     g = torch.Generator().manual_seed(seed)
-    reading.fit(torch.randn(V, D, generator=g), torch.randn(D, generator=g), torch.rand(D, generator=g) * 0.9 + 0.05)
+    reading.fit(torch.randn(V + BUCKETS, D, generator=g), torch.randn(D, generator=g), torch.rand(D, generator=g) * 0.9 + 0.05)
     return reading
 
 
@@ -95,10 +95,12 @@ def test_the_belief_is_the_regression_on_visible_tokens() -> None:
     question = pair(masked=torch.rand(B, N, generator=torch.Generator().manual_seed(9)) < 0.5)
     mean, variance = reading(question)
     for b in range(B):
-        seen = [int(i) for i, real in zip(question.text[b], question.attention_mask[b], strict=True) if real and i != V]
-        length = int(question.attention_mask[b].sum())
-        share = len(seen) / length
-        expected = sum((reading.table[i] for i in seen), torch.zeros(D)) / length**0.5 + share * reading.offset
+        tokens = [int(i) for i, real in zip(question.text[b], question.attention_mask[b], strict=True) if real]
+        pairs = [V + (i * 1_000_003 + j) % BUCKETS for i, j in zip(tokens, tokens[1:], strict=False) if i != V and j != V]
+        seen = [i for i in tokens if i != V] + pairs
+        total = 2 * len(tokens) - 1
+        share = len(seen) / total
+        expected = sum((reading.table[i] for i in seen), torch.zeros(D)) / total**0.5 + share * reading.offset
         torch.testing.assert_close(mean[b, 0], expected)
         torch.testing.assert_close(variance[b, 0], 1 - share * (1 - reading.residual))
 
@@ -139,7 +141,17 @@ def test_the_fit_is_saved_and_never_trained() -> None:
 
 def test_a_regression_worse_than_the_mean_reads_no_certainty() -> None:
     reading = LinearReading(V, 1, D)
-    reading.fit(torch.zeros(V, D), torch.zeros(D), torch.tensor([0.5, 1.0, 1.7, 9.0]))
+    reading.fit(torch.zeros(V + BUCKETS, D), torch.zeros(D), torch.tensor([0.5, 1.0, 1.7, 9.0]))
     assert reading.residual.tolist() == [0.5, 1.0, 1.0, 1.0]
     with pytest.raises(AssertionError):
-        reading.fit(torch.zeros(V, D), torch.zeros(D), torch.zeros(D))
+        reading.fit(torch.zeros(V + BUCKETS, D), torch.zeros(D), torch.zeros(D))
+
+
+def test_the_fit_and_the_network_see_the_same_features() -> None:
+    """The regression's bags and the module's ids are one definition: a clean text reads as its bag does."""
+    reading = fitted(LinearReading(V, 1, D))
+    question = pair(masked=torch.zeros(B, N, dtype=torch.bool))
+    mean, _ = reading(question)
+    for b in range(B):
+        bag = features(question.text[b][question.attention_mask[b]].numpy(), V)
+        torch.testing.assert_close(mean[b, 0], reading.table[torch.from_numpy(bag)].sum(dim=0) / len(bag) ** 0.5 + reading.offset)

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SCALINGS = ("counts", "counts / sqrt(length)")
+BY_LENGTH = "counts / sqrt(length)"
+SCALINGS = ("counts", BY_LENGTH)
+PAIR_PENALTIES = (0.1, 0.3, 1.0)  # tried where the bag also holds pairs of tokens
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 TOLERANCE = 1e-4  # of the residual's norm; the choice of alpha moves R2 by far more
 ROUNDS = 400

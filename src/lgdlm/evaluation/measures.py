@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lgdlm.data.bag_ridge import SCALINGS, fit_ridge
+from lgdlm.data.bag_ridge import BY_LENGTH, PAIR_PENALTIES, SCALINGS, fit_ridge
 from lgdlm.data.collate import Frame
 from lgdlm.evaluation import generation
 from lgdlm.evaluation.baselines import cosines, nearest, ranks
@@ -27,6 +27,7 @@ from lgdlm.evaluation.ngram import baseline_nats, length_nats
 from lgdlm.evaluation.results import Results
 from lgdlm.evaluation.text import distinct, meaning_statistics, overlap_statistics, token_statistics
 from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.models.linear_reading import BUCKETS, features
 
 MEAN_OF = 8
 Progress = Callable[[int], None] | None
@@ -75,6 +76,10 @@ class Measures:
             for scaling in SCALINGS:
                 ridge = fit_ridge(self.train.tokens, self.train.latents, model.denoiser.vocab_size, self.seed, scaling=scaling)
                 beside[f"ridge on {scaling}"] = latent_statistics(ridge.predict(documents.tokens), documents.latents, mean, std)
+            size = model.denoiser.vocab_size
+            bags, asked = ([features(tokens, size) for tokens in part.tokens] for part in (self.train, documents))
+            ridge = fit_ridge(bags, self.train.latents, size + BUCKETS, self.seed, PAIR_PENALTIES, scaling=BY_LENGTH)
+            beside["ridge on tokens and pairs"] = latent_statistics(ridge.predict(asked), documents.latents, mean, std)
         except ValueError as problem:
             self.results.leave_out("ridge regression", str(problem))
         beside["training mean"] = error_statistics(np.tile(mean, (len(documents), 1)), documents.latents, mean, std)

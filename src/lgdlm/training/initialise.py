@@ -1,7 +1,7 @@
 """What a fresh model is told about its data before step 1: closed-form or given knowledge, never the held-out texts.
 
 head bias         log of the tokens' shares of the training split (add one half): step 1 starts at the unigram bound
-linear reading    ridge regression from bags of tokens to latents, on the training split
+linear reading    ridge regression from bags of tokens and token pairs to latents, on the training split
 token embedding   the encoder's own vectors of the token strings, rotated to their principal axes
 """
 
@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgdlm.data.bag_ridge import fit_ridge
+from lgdlm.data.bag_ridge import BY_LENGTH, PAIR_PENALTIES, fit_ridge
 from lgdlm.data.encoder import load_encoder
 from lgdlm.data.paired import PairedDataset
 from lgdlm.data.tokenizer import load_tokenizer
 from lgdlm.errors import InputError
 from lgdlm.models.embedding import TokenEmbedding
 from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.models.linear_reading import BUCKETS, features
 
-SCALING = "counts / sqrt(length)"  # the bag that `LinearReading` reads
 FIT_TEXTS = 200_000  # texts a ridge regression over a vocabulary needs no more of
 
 
@@ -51,12 +51,13 @@ def fit_reading(model: TextLatentDiffusion, data: PairedDataset, seed: int) -> N
     assert model.reading is not None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:FIT_TEXTS])
     flat, lengths = data.gather(chosen)
-    tokens = np.split(flat, np.cumsum(lengths)[:-1])
+    vocab_size = model.denoiser.vocab_size
+    bags = [features(tokens, vocab_size) for tokens in np.split(flat, np.cumsum(lengths)[:-1])]
     latents = data.latents(chosen)
     assert latents is not None
     standardised = model.standardise(torch.from_numpy(latents).to(model.device)).flatten(1).cpu().numpy()
     try:
-        ridge = fit_ridge(tokens, standardised, model.denoiser.vocab_size, seed, scaling=SCALING)
+        ridge = fit_ridge(bags, standardised, vocab_size + BUCKETS, seed, PAIR_PENALTIES, scaling=BY_LENGTH)
     except ValueError as problem:
         raise InputError("CONFIG", "config", "model.latent_skip", f"{problem}; use none") from problem
     assert ridge.held_out_error is not None
