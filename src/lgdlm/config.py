@@ -1,6 +1,6 @@
 """The typed configuration: one frozen dataclass a group, one line a key.
 
-    Config = data + tokenizer + model + training + loss + optimizer + logging + sampling + evaluation + prepare
+    Config = data + tokenizer + model + training + loss + optimizer + logging + sampling + evaluation + prepare + ablation
 
 `model` has one schema a denoiser (`MODELS`): the keys they share, and each one's own. The command line composes YAML and
 `key=value` words into one `Config` (`lgdlm.cli.compose`); below it nobody knows YAML, Hydra or OmegaConf, and constructors take
@@ -52,8 +52,8 @@ class Model:
     token_init: str = key("random", "encoder: token rows start from the encoder's vectors of their strings", ("random", "encoder"))
     latent_timesteps: int = key(1000, "entries of the latent schedule's table", at_least=2)
     latent_beta_schedule: str = key("cosine", "the latent's noise schedule", ("cosine", "linear", "sigmoid"))
-    latent_beta_min: float = key(1e-4, "smallest beta of the linear and sigmoid schedules", at_least=0, at_most=1)
-    latent_beta_max: float = key(0.02, "largest beta of the linear and sigmoid schedules", at_least=0, at_most=1)
+    latent_beta_min: float = key(1e-4, "smallest beta of the linear schedule", at_least=0, at_most=1)
+    latent_beta_max: float = key(0.02, "largest beta of the linear schedule", at_least=0, at_most=1)
     latent_parameterization: str = key("v_param", "what the network predicts of the latent", ("v_param", "x0", "epsilon"))
     text_process: str = key("masked", "the text's noise process", ("masked",))
     t_eps: float = key(1e-4, "smallest masking probability's complement: alpha_t = 1 - (1 - t_eps) t", at_least=1e-8, at_most=0.1)
@@ -74,12 +74,23 @@ class MMDiTModel(Model):
 @dataclass(frozen=True)
 class RWKV7Model(Model):
     denoiser: str = key("rwkv7", "RWKV-7 blocks, one or two directions", ("rwkv7",))
-    causality: str = key("bidirectional", "directions of the recurrence", ("bidirectional", "causal"))
+    causality: str = key("bidirectional", "directions of the recurrence", ("bidirectional", "causal", "block_causal"))
+    block_size: int = key(64, "block_causal: tokens of a block, read both ways; blocks are read left to right", at_least=1)
+    block_context: str = key("noisy", "block_causal: earlier blocks are seen as noised, or clean (block diffusion)", ("noisy", "clean"))
     fusion: str = key("concat", "how the two directions meet", ("concat", "gated", "sum"))
     share_directions: bool = key(False, "one set of weights for both directions")
     head_size: int = key(64, "width of a head of the recurrence", at_least=1)
     kernel: str = key("auto", "WKV backend", ("auto", "recurrent", "chunked"))
     chunk: int = key(32, "tokens a chunk of the chunked backend", at_least=1)
+    rwkv_local_path: str | None = key(None, "pretrained RWKV-7 weights to start from: .pth, .safetensors, or a folder; sizes are theirs")
+    rwkv_name: str | None = key(None, "the same at the Hugging Face hub or in its cache: owner/name or owner/name/file")
+    rwkv_revision: str | None = key(None, "branch, tag or commit of rwkv_name")
+    freeze_backbone: bool = key(True, "pretrained token rows and blocks do not train; means nothing without pretrained weights")
+    use_rwkv_lm_head: bool = key(False, "the vocabulary head starts as the pretrained one; false: a head of its own, which always trains")
+    train_lm_head: bool = key(False, "a pretrained vocabulary head trains")
+    backward_init: str = key("forward", "right-to-left halves beside pretrained ones: a copy of them, or fresh", ("forward", "fresh"))
+    ranks: dict[str, int] = key({}, "widths of the low-rank signals w, a, v, g; {}: as published for hidden_size")
+    published_ends: bool = key(False, "token rows enter unscaled, as in published weights; set by them")
 
 
 MODELS: dict[str, type[Model]] = {"transformer": TransformerModel, "mmdit": MMDiTModel, "rwkv7": RWKV7Model}
@@ -180,6 +191,7 @@ class Sampling:
     seed: int = key(42, "of the draws; each sample's are its own, whatever the batch")
     batch_size: int = key(64, "samples drawn together", at_least=1)
     best_of: int = key(1, "draws a sample, the best by the model's own t2l kept", at_least=1)
+    rounds: int = key(0, "rounds of edits of that sample, kept where the model's own t2l prefers them", at_least=0)
     num_samples: int = key(8, "samples of joint, points of interpolate", at_least=1)
     use_ema: bool = key(True, "sample from the averaged weights")
 
@@ -196,6 +208,7 @@ class Evaluation:
     temperature: float = key(0.5, "of the token draws of generated texts; 0: the likeliest", at_least=0)
     order: str = key("ancestral", "which masks are revealed first", ("ancestral", "confidence", "entropy"))
     best_of: int = key(1, "draws a generated text, the best by the model's own t2l kept", at_least=1)
+    rounds: int = key(0, "rounds of edits of that text, kept where the model's own t2l prefers them", at_least=0)
     likelihood_draws: int = key(16, "maskings a text of the likelihood's estimate", at_least=1)
     latent_steps: int = key(20, "steps of each latent's reverse process", at_least=1)
     encoder: str | None = key(None, "encoder that judges generated texts; null: the one that made the latents")
@@ -208,13 +221,21 @@ class Prepare:
     source: str = key("wordnet", "where texts come from", ("wordnet", "wiki", "bible", "file"))
     input: str | None = key(None, "your JSONL, JSON, TXT or Parquet file, or saved Hugging Face dataset (source=file)")
     out: str = key("data/wordnet", "folder to write")
+    text_field: str | None = key(None, "field of your entries that holds the text; null: text")
+    id_field: str | None = key(None, "field of your entries that holds the id; null: id, where there is one")
+    split: str | None = key(None, "split of a saved Hugging Face dataset that has several")
+    language: str | None = key(None, "of source=wiki; null: en-us", ("en-us", "fr-fr", "es-es"))
     kinds: list[str] = key([], "texts of a packaged source, such as [definition, example]; empty: its default")
     validation_kinds: list[str] = key([], "kinds that may be held out; empty: all, for wordnet its definitions")
-    tokenizer: str = key("rwkv_compact", "rwkv, rwkv_compact, byte, or the folder of a Hugging Face tokenizer")
+    tokenizer: str = key("rwkv_compact", "rwkv, rwkv_compact, byte, or the folder of a Hugging Face tokenizer or of a saved one of ours")
     vocab_size: int = key(8192, "ids of the compact vocabulary", at_least=257)
     encoder: str = key("minilm", "minilm (packaged), the folder of a model, or none with given latents")
     family: str = key("auto", "prefix, pooling and normalisation of the encoder; auto: read from the model's folder")
-    projection: str = key("pca", "from the encoder's width to latent_dim", ("pca", "matryoshka", "identity"))
+    encoder_role: str | None = key(None, "query or passage: which of the family's prompts; null: its default")
+    encoder_instruction: str | None = key(None, "what the vectors are for, where the role's prompt asks for it")
+    encoder_language: str | None = key(None, "of the texts, for encoders that want to know, such as eng_Latn")
+    encoder_dtype: str = key("auto", "arithmetic of the encoder; auto: bfloat16 where it is faster", ("auto", "float32", "bfloat16"))
+    projection: str = key("pca", "to latent_dim: pca, matryoshka, identity, or the folder of a saved projection")
     latent_dim: int | None = key(32, "width D of the stored latents; null: the encoder's", at_least=1)
     latents: str | None = key(None, ".npy of one latent a text, instead of an encoder")
     min_tokens: int = key(1, "shorter texts are left out, and counted", at_least=1)
@@ -224,6 +245,17 @@ class Prepare:
     limit: int | None = key(None, "a seeded sample of so many texts", at_least=1)
     layout: str = key("packed", "shards with a manifest, or one file a sample", ("packed", "samples"))
     overwrite: bool = key(False, "replace what the folder holds")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    matrix: str | None = key(None, "a shipped matrix, or a .yaml file of yours")
+    scale: str = key("small", "how much each run does: small (minutes on two cores), demo, full, or a scale of the matrix's own")
+    seeds: list[int] = key([1, 2, 3], "training.seed of each variant's runs")
+    out: str | None = key(None, "folder of the runs; null: outputs/ablations/MATRIX_SCALE")
+    docs: str | None = key(None, "Markdown file that the table is also written to, with its plots beside it")
+    dry_run: bool = key(False, "print the plan and the time it would take, and run nothing")
+    retry_failed: bool = key(False, "run again what failed before")
 
 
 @dataclass(frozen=True)
@@ -238,3 +270,4 @@ class Config:
     sampling: Sampling = group(Sampling)
     evaluation: Evaluation = group(Evaluation)
     prepare: Prepare = group(Prepare)
+    ablation: Ablation = group(Ablation)

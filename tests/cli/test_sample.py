@@ -67,6 +67,12 @@ def refusal(*words: str, capsys) -> str:
     return err.splitlines()[-1]
 
 
+def test_a_canvas_wider_than_the_model_is_refused(tmp_path, here, capsys):
+    run = checkpoint(tmp_path / "eos", "eos")
+    assert "1 to 24 tokens" in refusal(str(run), "input=z", "seq_len=25", capsys=capsys)
+    assert len(lines(str(run), "input=z", "seq_len=24", capsys=capsys)) == 3
+
+
 def test_latents_become_texts_whatever_the_batch(trained, here, capsys):
     whole = lines(str(trained), "input=z", capsys=capsys)
     assert [line["id"] for line in whole] == ["a", "b c", "sub/ä"]
@@ -167,6 +173,7 @@ def test_a_file_appears_whole_or_not_at_all(trained, here, capsys):
         (["mode=edit", "prompts=texts.jsonl", "input=pair.npy"], "E_MISSING_LATENT pair.npy a:"),
         (["mode=interpolate", "input=z"], "two latents are expected, got 3"),
         (["mode=t2l", "prompt=a", "best_of=2"], "sampling.best_of"),
+        (["mode=t2l", "prompt=a", "rounds=2"], "sampling.rounds"),
         (["input=text.npy"], "E_BAD_NPY text.npy"),
         (["input=object.npy"], "E_BAD_DTYPE object.npy"),
         (["input=nan.npy"], "E_NAN_LATENT nan.npy#1"),

@@ -40,7 +40,7 @@ def draws(model, tokens, seen, latent, rows, **options):
     texts = [
         sample_text_from_latent(model, latent[index], num_steps=8, rows=index, **options),
         sample_text_from_latent(model, latent[index], num_steps=8, rows=index, guidance_scale=1.7, remask=0.6, top_p=0.9, **options),
-        best_of(model, latent[index], 3, num_steps=5, rows=index, **options),
+        best_of(model, latent[index], 3, 2, num_steps=5, rows=index, **options),
         infill(model, here[0], keep, latent[index], here[1], num_steps=5, rows=index, **options),
         infill(model, here[0], keep, None, here[1], num_steps=5, rows=index, **options),
         edit(model, here[0], 0.6, latent[index], here[1], num_steps=5, rows=index, **options),
@@ -166,6 +166,7 @@ def test_interpolation_meets_its_ends_and_keeps_the_norm():
         ("ARGUMENT", "latent", lambda m, t, s, z: infill(m, t, s, z[:2])),
         ("ARGUMENT", "average", lambda m, t, s, z: sample_latent_from_text(m, t, average=0)),
         ("ARGUMENT", "candidates", lambda m, t, s, z: best_of(m, z, 0)),
+        ("ARGUMENT", "rounds", lambda m, t, s, z: best_of(m, z, 1, -1)),
         ("ARGUMENT", "count", lambda m, t, s, z: interpolate(m, z[0], z[1], 1)),
     ],
 )
@@ -175,14 +176,33 @@ def test_wrong_requests_are_refused_by_name(code, field, call):
     assert (refusal.value.code, refusal.value.field) == (code, field)
 
 
-def test_best_of_keeps_the_candidate_nearest_by_the_model_s_own_estimate():
-    model, _, _, latent = world()
-    options = {"num_steps": 4, "seed": 2}
+def test_no_row_is_longer_than_the_denoiser_can_read():
+    """Where EOS ends the texts no length head bounds the canvas: the denoiser's own room does."""
+    model, tokens, seen, latent = world(length=False)
+    assert sample_text_from_latent(model, latent, seq_len=30, num_steps=1).tokens.shape == (ROWS, 30)
+    model.denoiser.max_length = 9
+    assert sample_text_from_latent(model, latent, seq_len=9, num_steps=1).tokens.shape == (ROWS, 9)
+    for field, call in (
+        ("seq_len", lambda: sample_text_from_latent(model, latent, seq_len=10)),
+        ("seq_len", lambda: sample_joint(model, 2, seq_len=10)),
+        ("input_ids", lambda: predict_latent(model, tokens.repeat(1, 2))),
+    ):
+        with pytest.raises(InputError, match="9 tokens") as refusal:
+            call()
+        assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["predicted", "eos"])
+def test_best_of_keeps_the_candidate_nearest_by_the_model_s_own_estimate(length):
+    """A known text has a known end: the estimate is shown the text and its EOS, never the filling behind it."""
+    model, _, _, latent = world(length)
+    options = {"num_steps": 4, "seed": 2, "seq_len": None if length else 20}
     best = best_of(model, latent, 5, **options)
     candidates = [sample_text_from_latent(model, latent, draw=draw, **options) for draw in range(5)]
+    assert length or any(bool(one.fill_mask.any()) for one in candidates)
     scores = []
     for one in candidates:
-        predicted = predict_latent(model, one.tokens, one.seen_mask, seed=2)
+        predicted = predict_latent(model, one.tokens, one.attention_mask, seed=2)
         scores.append(torch.cosine_similarity(predicted.flatten(1), latent, dim=1))
     top = torch.stack(scores).max(dim=0)
     torch.testing.assert_close(best.score, top.values)
@@ -190,3 +210,16 @@ def test_best_of_keeps_the_candidate_nearest_by_the_model_s_own_estimate():
     for row, which in enumerate(top.indices.tolist()):
         winner = candidates[which]
         assert best.tokens[row][best.attention_mask[row]].tolist() == winner.tokens[row][winner.attention_mask[row]].tolist()
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["predicted", "eos"])
+def test_rounds_of_edits_never_lose_and_sometimes_win(length):
+    model, _, _, latent = world(length)
+    options = {"num_steps": 4, "seed": 2, "seq_len": None if length else 9}
+    start, moved = best_of(model, latent, 2, **options), best_of(model, latent, 2, rounds=6, **options)
+    assert bool((moved.score >= start.score).all())
+    assert bool((moved.score > start.score).any())
+    predicted = predict_latent(model, moved.tokens, moved.attention_mask, seed=2)
+    torch.testing.assert_close(moved.score, torch.cosine_similarity(predicted.flatten(1), latent, dim=1))
+    if length:
+        assert moved.lengths.tolist() == start.lengths.tolist(), "an edit keeps its text's canvas"

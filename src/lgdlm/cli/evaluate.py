@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from lgdlm.data.paired import PairedDataset, open_dataset
 from lgdlm.errors import InputError
 from lgdlm.evaluation import Results, evaluate
 from lgdlm.hardware import compute_dtype
+from lgdlm.training.agreement import same_data
+from lgdlm.training.checkpoint import STATE
 from lgdlm.training.restore import Restored, restore
 
 RESULTS = "results.json"
@@ -53,6 +56,7 @@ def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
             temperature=asked.temperature,
             order=asked.order,
             best_of=asked.best_of,
+            rounds=asked.rounds,
             bootstrap=asked.bootstrap,
             likelihood_draws=asked.likelihood_draws,
             latent_steps=asked.latent_steps,
@@ -86,6 +90,7 @@ def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedData
         "vocab_size": restored.tokenizer.vocab_size,
     }
     train = open_dataset(folder, "train", limit=here.max_samples or trained.max_samples, **options)
+    same_data(restored.folder, train.manifest)
     return train, open_dataset(folder, "validation", train=train, **options)
 
 
@@ -127,7 +132,9 @@ def _judge(wanted: bool, absent: dict[str, str]) -> Any:
 
 def _facts(restored: Restored, data: PairedDataset) -> dict[str, dict[str, Any]]:
     model = {"checkpoint": str(restored.folder), "step": restored.model.identity["step"], "denoiser": restored.config.model.denoiser}
-    return {"model": model, "data": {"folder": str(data.folder)}}
+    state = json.loads((restored.folder / STATE).read_bytes())
+    spent = {name: state[name] for name in ("seconds", "peak_memory_bytes") if name in state}
+    return {"model": {**model, **spent}, "data": {"folder": str(data.folder)}}
 
 
 def print_table(results: Results) -> None:

@@ -51,8 +51,9 @@ def run(config: Config) -> int:
     asked = config.sampling
     if asked.checkpoint is None:
         raise InputError("CONFIG", "command-line", "sampling.checkpoint", "expected a checkpoint or a run folder, got nothing")
-    if asked.best_of > 1 and asked.mode != "l2t":
-        raise InputError("CONFIG", "command-line", "sampling.best_of", f"belongs to mode=l2t; mode={asked.mode} draws once")
+    for key, chooses in (("best_of", asked.best_of > 1), ("rounds", asked.rounds > 0)):
+        if chooses and asked.mode != "l2t":
+            raise InputError("CONFIG", "command-line", f"sampling.{key}", f"belongs to mode=l2t; mode={asked.mode} draws once")
     job = Job(restore(asked.checkpoint, asked.use_ema), asked)
     total, records = MODES[asked.mode](job)
     with _output(asked.out) as write, progress(total, asked.mode) as bar:
@@ -155,8 +156,8 @@ def _l2t(job: Job) -> tuple[int, Iterator[Record]]:
         for names in job.batches(list(latents)):
             condition, options = torch.from_numpy(np.stack([latents[name] for name in names])), job.steering()
             given = {"rows": _rows(names), "seq_len": job.room, **options}
-            if job.sampling.best_of > 1:
-                yield from job.texts(names, best_of(job.restored.model, condition, job.sampling.best_of, **given))
+            if job.sampling.best_of > 1 or job.sampling.rounds:
+                yield from job.texts(names, best_of(job.restored.model, condition, job.sampling.best_of, job.sampling.rounds, **given))
             else:
                 yield from job.texts(names, sample_text_from_latent(job.restored.model, condition, **given))
 

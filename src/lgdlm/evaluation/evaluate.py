@@ -47,6 +47,7 @@ class Settings:
     temperature: float = 1.0
     order: str = "ancestral"
     best_of: int = 1
+    rounds: int = 0
     bootstrap: int = 1000
     likelihood_draws: int = 16
     estimator: str = "counts"
@@ -72,6 +73,7 @@ def evaluate(
     temperature: float = 1.0,
     order: str = "ancestral",
     best_of: int = 1,
+    rounds: int = 0,
     bootstrap: int = 1000,
     likelihood_draws: int = 16,
     latent_steps: int = 20,
@@ -91,7 +93,7 @@ def evaluate(
     Raises InputError for data without texts or latents, and for texts longer than the model.
     """
     settings = Settings(
-        num_samples, num_steps, guidance_scale, temperature, order, best_of, bootstrap, likelihood_draws,
+        num_samples, num_steps, guidance_scale, temperature, order, best_of, rounds, bootstrap, likelihood_draws,
         latent_steps=latent_steps, joint_samples=joint_samples,
     )  # fmt: skip
     closing = model.eos_id if model.length is None else None
@@ -104,7 +106,7 @@ def evaluate(
     reasons = {"encoder": "no encoder was given", "judge": "no judge was given", **(absent or {})}
     frame = frame or Frame()
     room = None if closing is None else int(frame.widths(train.lengths + 1).max())
-    writing = Writing(num_steps, temperature, guidance_scale, order, best_of, seed, room)
+    writing = Writing(num_steps, temperature, guidance_scale, order, best_of, rounds, seed, room)
     steps = _Steps(on_progress)
 
     measures = Measures(model, documents, train, results, Bootstrap(len(documents), bootstrap, seed), seed)

@@ -32,6 +32,7 @@ class Writing:
     guidance_scale: float = 1.0
     order: str = "ancestral"
     best_of: int = 1
+    rounds: int = 0
     seed: int = 0
     room: int | None = None
 
@@ -67,8 +68,8 @@ def write_texts(
             "rows": rows[group],
             "seq_len": writing.room,
         }
-        if writing.best_of > 1:
-            samples = best_of(model, part, writing.best_of, **shared)
+        if writing.best_of > 1 or writing.rounds:
+            samples = best_of(model, part, writing.best_of, writing.rounds, **shared)
         else:
             samples = sample_text_from_latent(model, part, length=None if model.length is None else size, **shared)
         for row, text, ids in zip(group, samples.texts(tokenizer), token_ids(samples), strict=True):

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.rng import Rng
+from lgdlm.sampling.block import reverse_text
 from lgdlm.sampling.clock import descend, hold
 from lgdlm.sampling.decode import TextSamples, finished
 from lgdlm.sampling.draw import TokenDraw
 from lgdlm.sampling.request import Rows, checked_text, identities, refusal, standardised
-from lgdlm.sampling.reverse import Callback, Steering, reverse
+from lgdlm.sampling.reverse import Callback, Steering
 
 
 def infill(
@@ -69,17 +70,19 @@ def edit(
     rows: Rows = None,
     remask: float = 0.0,
     callback: Callback | None = None,
+    draw: int = 0,
 ) -> TextSamples:
     """Texts int64 [B, N] moved towards raw latents [B, D] or [B, L, D]: each token is masked with probability `share` and drawn anew.
 
-    `share` 0 leaves the text as it is, 1 writes another of the same length.
+    `share` 0 leaves the text as it is, 1 writes another of the same length. Row r's answer depends on (seed, rows[r], draw) and its own
+    text and latent alone.
     Raises InputError: ARGUMENT, LATENT_DIM, NAN_LATENT, EMPTY_TEXT.
     """
     steering = Steering(TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback)
     if not 0 <= share <= 1:
         raise refusal("share", f"0 to 1 is expected, got {share}")
     text, seen = checked_text(model, tokens, attention_mask)
-    rng = identities(model, len(text), seed, rows)
+    rng = identities(model, len(text), seed, rows, draw)
     start = torch.full((len(text),), share, device=model.device)
     noised = model.text_process.noise(text, start, rng, seen)
     return _refine(model, noised, seen, seen & (noised == model.mask_id), latent, start, num_steps, rng, steering)
@@ -103,5 +106,5 @@ def _refine(
         state, latent_path = unknown, hold(num_steps, count, 1.0, model.device)
     else:
         state, latent_path = standardised(model, latent, count), hold(num_steps, count, 0.0, model.device)
-    tokens, _ = reverse(model, text, state, seen, text_path, latent_path, rng, steering, editable)
+    tokens, _ = reverse_text(model, text, state, seen, text_path, latent_path, rng, steering, editable)
     return finished(model, tokens, seen, None if latent is None else model.unstandardise(state))
