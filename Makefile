@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE = 1
 setup: $(STAMP)
 
 # A venv is complete when its stamp is newer than what it was made from.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt bin/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh bin/setup
 	@touch $(STAMP)
 

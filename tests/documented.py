@@ -2,11 +2,12 @@
 
 A command is a line of a ```bash block of README.md or docs/*.md. Blocks of a page run in order, in one folder. A block behind the
 comment `<!-- long: nightly -->` runs under `make nightly` only. In the small world every `lgdlm` command gets the words of SMALL
-behind its own, so that the documented line runs as it is written, on less.
+behind its own, so that the documented line runs as it is written, on less. The reader's own texts, `my.jsonl`, are there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from folders import sentences
 
 ROOT = Path(__file__).parent.parent
 LONG = "<!-- long: nightly -->"
@@ -34,8 +37,15 @@ SMALL: dict[str, tuple[str, ...]] = {
     "prepare": ("prepare.limit=300", "prepare.validation=0.2"),
     "train": TINY_TRAINING,
     "sample": ("sampling.num_steps=2",),
-    "evaluate": ("evaluation.num_samples=8", "evaluation.num_steps=2", "evaluation.bootstrap=10"),
+    "evaluate": ("evaluation.num_samples=8", "evaluation.num_steps=2", "evaluation.bootstrap=10", "evaluation.judge=false"),
 }
+SMALL["ablate"] = (*TINY_TRAINING, *SMALL["evaluate"])
+
+
+def own_texts(folder: Path) -> None:
+    """The file that pages call the reader's own."""
+    lines = [json.dumps({"text": text}) for text in sentences(400)]
+    (folder / "my.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,10 @@ def commands_in(page: Path) -> list[Command]:
 
 
 def run(command: Command, folder: Path, small: bool) -> subprocess.CompletedProcess[str]:
-    """Runs one command as a shell would find it: `lgdlm`, `python` and the tools of this environment, `make` at the root."""
+    """Runs one command as a shell would find it: `lgdlm`, `python` and the tools of this environment, `make` at the root.
+
+    `make` has the machine to itself, as a reader would give it; the others have one thread, beside other tests.
+    """
     words = command.words()
     text = command.text
     if words[0] == "lgdlm" and small and "--help" not in words:
@@ -78,9 +91,9 @@ def run(command: Command, folder: Path, small: bool) -> subprocess.CompletedProc
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=ROOT if words[0] == "make" else folder,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, **({} if words[0] == "make" else {"OMP_NUM_THREADS": "1"})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=3600,
     )

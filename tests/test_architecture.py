@@ -17,7 +17,7 @@ SOURCE = Path(lgdlm.__file__).parent
 # a room may import its own files, every row above its own, and nothing else of ours
 ROWS = [
     {"errors", "rng", "hardware", "key", "configs"},
-    {"config", "batch"},
+    {"config", "batch", "strict_yaml"},
     {"schema"},
     {"compat"},
     {"data"},
@@ -25,6 +25,7 @@ ROWS = [
     {"models"},
     {"objectives", "sampling"},
     {"training", "evaluation"},
+    {"ablation"},
     {"cli"},
     {"__main__"},
 ]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from documented import commands_in, pages, run
+from documented import commands_in, own_texts, pages, run
 
 from lgdlm.cli.commands import COMMANDS, parse
 from lgdlm.cli.compose import compose
 
 PAGES = [page for page in pages() if commands_in(page)]
-KEY_ROW = re.compile(r"^\| `([a-z]+\.[a-z_0-9]+)` \|", re.M)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_runs(page, tmp_path):
+    own_texts(tmp_path)
     for command in commands_in(page):
         if not command.long:
             done = run(command, tmp_path, small=True)
@@ -25,6 +23,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
 @pytest.mark.nightly
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_long_command_of_a_page_runs(page, tmp_path):
+    own_texts(tmp_path)
     for command in commands_in(page):
         done = run(command, tmp_path, small=False)
         assert done.returncode == 0, f"{command.page}:{command.line}: {command.text}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"

@@ -28,8 +28,14 @@ DENOISER_NAMES: dict[str, str] = {"rwkv": "rwkv7"}
 
 IGNORED: dict[str, str] = {
     "data.num_workers": "shards are memory-mapped, so loading needs no processes of its own",
+    "model.rwkv_trust_remote_code": "weights are read as tensors, and no code of a repository is ever run",
     "loss.reduction": "losses are always means over the real tokens of the global batch (tokenmean)",
 }
+
+# parts of a parameter's name, and what the earlier systems called them: patterns may be written for either
+PARTS: dict[str, str] = {"denoiser.backbone.": "rwkv.", ".att.": ".time_mix.", ".att_back.": ".time_mix.", ".ffn.": ".channel_mix."}
+
+STAGE2 = "stage2_variational"  # as a stage_schedule it chooses the objective where loss_type is not given beside it
 
 MODES = ("l2t", "t2l", "unconditional")  # the order of a list of mode weights
 
@@ -67,6 +73,8 @@ def rewrite_words(words: list[str]) -> tuple[list[str], dict[str, str | None]]:
             texts[name] = None if value == "null" else _unquoted(value)
         else:
             for_hydra.append(f"{name}={_grammar_of(name, value)}")
+    if texts.get("training.stage_schedule") == STAGE2 and "loss.loss_type" not in texts:
+        texts["loss.loss_type"] = STAGE2
     return for_hydra, texts
 
 
@@ -95,6 +103,8 @@ def rewrite_file(values: Mapping[str, Any], where: object) -> dict[str, Any]:
         group, _, key = name.partition(".")
         if isinstance(found.get(group), dict):
             found[group].pop(key, None)
+    if isinstance(training := found.get("training"), dict) and training.get("stage_schedule") == STAGE2:
+        found.setdefault("loss", {}).setdefault("loss_type", STAGE2)
     denoiser = _taken_denoiser(found)
     if denoiser is not None and denoiser not in MODELS:
         raise InputError("CONFIG", where, "model.denoiser", f"{denoiser!r} is no denoiser; {nearest(denoiser, MODELS)}")
@@ -147,3 +157,11 @@ def _grammar(value: Any, name: str) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_grammar(v, name) for v in value) + "]"
     return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)
+
+
+def parameter_names(name: str) -> tuple[str, str]:
+    """A parameter's name, and its old spelling: denoiser.backbone.blocks.0.att.key.weight is rwkv.blocks.0.time_mix.key.weight too."""
+    old = name
+    for part, spelling in PARTS.items():
+        old = old.replace(part, spelling)
+    return name, old

@@ -58,7 +58,14 @@ class Model:
     text_process: str = key("masked", "the text's noise process", ("masked",))
     t_eps: float = key(1e-4, "smallest masking probability's complement: alpha_t = 1 - (1 - t_eps) t", at_least=1e-8, at_most=0.1)
     length: str = key("predicted", "where a text ends: a length head, or its first EOS", ("predicted", "eos"))
+    latent_encoder_type: str = key("none", "Stage II: what reads q(z | y) from the text states", ("none", "mlp", "rwkv_pool", "transformer"))
+    latent_prior_type: str = key("fixed_gaussian", "Stage II: p(z)", ("fixed_gaussian", "learned_gaussian", "diffusion"))
     checkpoint_path: str | None = key(None, "checkpoint whose weights start the training (a warm start; resume takes everything)")
+
+    @property
+    def row_multiple(self) -> int:
+        """Rows of texts that end with EOS are filled up to a multiple of this."""
+        return 16
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,23 @@ class RWKV7Model(Model):
     ranks: dict[str, int] = key({}, "widths of the low-rank signals w, a, v, g; {}: as published for hidden_size")
     published_ends: bool = key(False, "token rows enter unscaled, as in published weights; set by them")
 
+    @property
+    def row_multiple(self) -> int:
+        """In blocks whole ones, so that no block tells by its size where its text ends."""
+        return self.block_size if self.causality == "block_causal" else super().row_multiple
+
 
 MODELS: dict[str, type[Model]] = {"transformer": TransformerModel, "mmdit": MMDiTModel, "rwkv7": RWKV7Model}
+
+
+OBJECTIVES = ("unconditional", "stage1_coupling", "l2t", "t2l", "cycle_vae", "stage2_variational")  # `lgdlm.objectives.build`, and aliases
 
 
 @dataclass(frozen=True)
 class Phase:
     """One stretch of a sequential schedule: an objective for so many steps, or for so many epochs."""
 
-    type: str = key("unconditional", "the objective", ("unconditional", "stage1_coupling", "l2t", "t2l"))
+    type: str = key("unconditional", "the objective", OBJECTIVES)
     steps: int | None = key(None, "its optimizer steps", at_least=1)
     epochs: int | None = key(None, "or its passes over the data", at_least=1)
 
@@ -123,6 +138,9 @@ class Training:
     cfg_dropout_prob: float = key(0.1, "share of rows whose condition is noised away, for guidance", at_least=0, at_most=1)
     mode_weights: dict[str, float] = key({"l2t": 1.0, "t2l": 1.0, "unconditional": 1.0}, "shares of the modes of loss_type=random")
     sequential_schedule: list[Phase] = key([], "phases of loss_type=sequential: [{type, steps | epochs}, ...]")
+    stage_schedule: str | None = key(None, "Stage II by its name: the same as loss_type", ("stage1_coupling", "stage2_variational"))
+    unfreeze_after_steps: int | None = key(None, "steps before the parameters of unfreeze_patterns train; null: all from the first", at_least=1)
+    unfreeze_patterns: list[str] = key([], "regular expressions over parameter names; []: all but Stage II's own")
     resume: str | None = key(None, "auto (newest complete checkpoint of the run) or a checkpoint folder")
     fallback: bool = key(False, "resume from the newest whole checkpoint where a newer one is damaged; --fallback says the same")
     max_skipped_steps: int = key(10, "non-finite steps in a row before training gives up", at_least=0)
@@ -135,13 +153,36 @@ class Training:
 
 @dataclass(frozen=True)
 class Loss:
-    loss_type: str = key("random", "what is learned", ("unconditional", "stage1_coupling", "l2t", "t2l", "random", "sequential"))
+    loss_type: str = key("random", "what is learned", (*OBJECTIVES, "random", "sequential"))
     text_weighting: str = key("elbo", "weight of a masked token: the bound's 1/t, or uniform", ("elbo", "uniform"))
     text_loss_weight: float = key(1.0, "weight of the text loss", at_least=0)
     latent_loss_weight: float = key(1.0, "weight of the latent loss", at_least=0)
     length_loss_weight: float = key(1.0, "weight of the length loss", at_least=0)
     l2t_text_t_mode: str = key("random", "text times of l2t: random, or always 1", ("random", "full"))
     latent_t_mode: str = key("random", "latent times of t2l: random, or always 1", ("random", "full"))
+    cycle_text_weight: float = key(0.1, "weight of the text cycle y -> z' -> y", at_least=0)
+    cycle_text_warmup_steps: int = key(0, "steps before the text cycle begins", at_least=0)
+    cycle_text_ramp_steps: int = key(0, "steps over which its weight then rises", at_least=0)
+    cycle_text_through: str = key("mean", "z' of the text cycle: the x0 prediction, or a latent sampled around it", ("mean", "sampled"))
+    cycle_text_t_mode: str = key("full", "latent times of its reading: always 1, or random", ("full", "random"))
+    cycle_latent_weight: float = key(0.1, "weight of the latent cycle z -> y' -> z", at_least=0)
+    cycle_latent_warmup_steps: int = key(0, "steps before the latent cycle begins", at_least=0)
+    cycle_latent_ramp_steps: int = key(0, "steps over which its weight then rises", at_least=0)
+    cycle_latent_sampling: str = key("argmax", "how y' is taken from the decoder", ("argmax", "categorical", "gumbel_st"))
+    cycle_latent_t_min: float = key(0.0, "earliest latent time of the latent cycle's reading", at_least=0, at_most=1)
+    cycle_latent_t_max: float = key(0.98, "latest latent time of the latent cycle's reading", at_least=0, at_most=1)
+    cycle_gumbel_temperature: float = key(1.0, "softness of gumbel_st's gradient", at_least=1e-3)
+    cycle_stop_grad_latent: bool = key(True, "z' of the text cycle is data to the decoder: its loss does not reach the reading")
+    cycle_update: str = key("shared", "the text cycle moves all that the decoder uses, or only what is its own", ("shared", "decoder_only"))
+    cycle_every: int = key(1, "cycles are due every so many steps", at_least=1)
+    cycle_prob: float = key(1.0, "and then with this probability", at_least=0, at_most=1)
+    cycle_probe_every: int = key(10, "steps between measurements of the text cycle through the latent not trained; 0: never", at_least=0)
+    prior_weight: float = key(0.1, "weight of prior_type", at_least=0)
+    prior_type: str = key("none", "how read latents are kept like the data's", ("none", "moments", "mmd", "diffusion"))
+    kl_weight: float = key(0.001, "Stage II: weight of KL(q || p) in nats a text; 1 / (tokens of a text) is the bound", at_least=0)
+    kl_warmup_steps: int = key(0, "Stage II: steps over which kl_weight rises from 0", at_least=0)
+    free_bits: float = key(0.0, "Stage II: nats of each latent dimension that cost nothing", at_least=0)
+    geom_weight: float = key(0.0, "Stage II: weight of keeping the distances between text states in z", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -164,6 +205,7 @@ class Logging:
     log_freq: int = key(10, "steps between lines on the terminal", at_least=1)
     eval_freq: int = key(500, "steps between validations", at_least=1)
     num_eval_batches: int = key(20, "batches of one validation", at_least=1)
+    speed: bool = key(True, "tokens and rows per second in the log; false: equal runs have equal logs")
     tensorboard: bool = key(False, "write TensorBoard events as well")
     wandb_project: str | None = key(None, "send metrics to this W&B project as well")
 
@@ -243,7 +285,12 @@ class Prepare:
     validation: float = key(0.02, "texts held out, chosen by content hash: a share (< 1) or a number (>= 1)", at_least=0)
     seed: int = key(42, "of the split")
     limit: int | None = key(None, "a seeded sample of so many texts", at_least=1)
-    layout: str = key("packed", "shards with a manifest, or one file a sample", ("packed", "samples"))
+    layout: str = key(
+        "packed",
+        "shards with a manifest, or one file a sample; convert also: RWKV-7 weights as published, for Hugging Face, or as a new run",
+        ("packed", "samples", "rwkv", "hf", "run"),
+    )
+    weights_dtype: str = key("keep", "convert to rwkv or hf: numbers of the weights; keep: as they are", ("keep", "fp32", "bf16", "fp16"))
     overwrite: bool = key(False, "replace what the folder holds")
 
 

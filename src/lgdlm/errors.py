@@ -9,35 +9,40 @@ the class's code. An exception of any other type is a defect of ours and keeps i
 from __future__ import annotations
 
 LINE_BYTES = 300
+FIELD_BYTES = PLACE_BYTES = 48  # of a line whose preface takes the rest
 
 
 class LgdlmError(Exception):
     """A failure with a place, a field and a remedy.
 
     `code` names the kind (`NAN_LATENT`), `where` the file (with `:line` or `#index` where known), `field` the key,
-    tensor or sample, `message` what was expected, what was found and what to do.
+    tensor or sample, `message` what was expected, what was found and what to do. `preface` opens the message and is never
+    cut: the count of problems and the file that lists them all.
     """
 
     exit_code = 2
 
-    def __init__(self, code: str, where: object, field: str, message: str):
-        self.code, self.where, self.field, self.message = code, str(where), field, message
-        super().__init__(f"E_{code} {where} {field}: {message}")
+    def __init__(self, code: str, where: object, field: str, message: str, preface: str = ""):
+        self.code, self.where, self.field, self.message, self.preface = code, str(where), field, message, preface
+        super().__init__(f"E_{code} {where} {field}: {preface}{message}")
 
-    def __reduce__(self) -> tuple[type[LgdlmError], tuple[str, str, str, str]]:
+    def __reduce__(self) -> tuple[type[LgdlmError], tuple[str, str, str, str, str]]:
         """Errors cross process borders: by default an exception is rebuilt from its one printed argument, which fails."""
-        return type(self), (self.code, self.where, self.field, self.message)
+        return type(self), (self.code, self.where, self.field, self.message, self.preface)
 
     def line(self) -> str:
         """The one line of the contract: control characters escaped, at most 300 bytes.
 
         What does not fit is cut from the start of the place first (a file is recognised by its end), then from the
-        end of the message.
+        end of the message; with a preface from the end of a long field as well.
         """
-        place, field = _printable(self.where), _printable(self.field)
-        head, tail = f"error: E_{self.code} ", f" {field}: {_printable(self.message)}"
-        room = LINE_BYTES - len(head.encode()) - min(len(tail.encode()), LINE_BYTES // 2)
-        return _cut(head + _keep_end(place, room) + tail, LINE_BYTES)
+        place, field, preface = _printable(self.where), _printable(self.field), _printable(self.preface)
+        if preface:
+            field = _cut(field, FIELD_BYTES)
+        head, tail = f"error: E_{self.code} ", f" {field}: {preface}{_printable(self.message)}"
+        wanted = max(LINE_BYTES // 2, len(f" {field}: {preface}...".encode()))
+        room = LINE_BYTES - len(head.encode()) - min(len(tail.encode()), wanted)
+        return _cut(head + _keep_end(place, max(room, PLACE_BYTES)) + tail, LINE_BYTES)
 
 
 class InputError(LgdlmError):

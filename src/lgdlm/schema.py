@@ -20,6 +20,7 @@ from typing import Any
 
 from lgdlm.config import MODELS, Config, Model
 from lgdlm.errors import InputError
+from lgdlm.strict_yaml import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, where: object) ->
 
 def _value(key: Key, value: Any, name: str, where: object) -> Any:
     value = _typed(key.type, value, name, where)
-    if key.choices and value not in key.choices:
+    if key.choices and value is not None and value not in key.choices:
         raise InputError("CONFIG", where, name, f"{value!r} is not one of {', '.join(key.choices)}; {nearest(str(value), key.choices)}")
     for number in value.values() if isinstance(value, dict) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
@@ -166,12 +167,4 @@ def to_yaml(config: Config) -> str:
 
 def from_yaml(text: str, where: object) -> Config:
     """Reads what `to_yaml` wrote, checked like the command line; InputError names the key."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise InputError("CONFIG", where, "yaml", f"is not valid YAML: {str(problem).splitlines()[0]}") from problem
-    if not isinstance(values, dict):
-        raise InputError("CONFIG", where, "yaml", f"a mapping of groups is expected, got {type(values).__name__}")
-    return from_dict(values, where)
+    return from_dict(parse_yaml(text, where), where)

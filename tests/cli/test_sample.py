@@ -18,7 +18,8 @@ from lgdlm.data.tokenizer import make_tokenizer
 from lgdlm.models.build import build_model
 from lgdlm.sampling import SAMPLERS
 from lgdlm.schema import to_yaml
-from lgdlm.training.checkpoint import Snapshot, save_checkpoint, weights_of
+from lgdlm.training.checkpoint import Snapshot, save_checkpoint
+from lgdlm.training.weights import weights_of
 
 DIM, WIDE = 4, 7
 

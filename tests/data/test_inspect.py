@@ -8,12 +8,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from folders import per_sample, read_list, sentences, write_list
 
 from lgdlm.data.convert import convert
+from lgdlm.data.frame import Frame
 from lgdlm.data.inspect import inspect_folder
 from lgdlm.data.prepare import prepare
 from lgdlm.data.storage import write_json
@@ -53,7 +55,7 @@ def edited(folder: Path, change: Callable[[dict], None]) -> None:
 
 def test_sound_data_have_no_problem_and_stay_untouched(packed: Path) -> None:
     before = snapshot(packed)
-    found = inspect_folder(packed, latent_dim=4, vocab_size=256, max_length=64)
+    found = inspect_folder(packed, latent_dim=4, vocab_size=256, frame=lambda manifest: Frame(max_length=64))
     assert found.problems == []
     assert (found.layout, found.rows, found.latent_dim) == ("packed", {"train": 60, "validation": 20}, 4)
     assert snapshot(packed) == before
@@ -70,11 +72,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard lost": (lambda f: (f / "train-00000.safetensors").unlink(), "MISSING_FILE"),
     "shard cut": (lambda f: (f / "train-00000.safetensors").write_bytes((f / "train-00000.safetensors").read_bytes()[:-1]), "HASH"),
     "manifest cut": (lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text()[:200]), "BAD_JSON"),
-    "train in validation": (
+    "one shard in both splits": (
         lambda f: edited(
             f, lambda m: (m["shards"].update(validation=m["shards"]["train"]), m["counts"].update(validation=m["counts"]["train"]))
         ),
-        "OVERLAP",
+        "BAD_MANIFEST",
     ),
 }
 
@@ -94,9 +96,14 @@ def test_statistics_of_files_are_compared_too(packed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("expected", "code"), [({"latent_dim": 32}, "LATENT_DIM"), ({"vocab_size": 99}, "VOCABULARY"), ({"max_length": 20}, "TEXT_TOO_LONG")]
+    ("expected", "code"),
+    [
+        ({"latent_dim": 32}, "LATENT_DIM"),
+        ({"vocab_size": 99}, "VOCABULARY"),
+        ({"frame": lambda manifest: Frame(max_length=20)}, "TEXT_TOO_LONG"),
+    ],
 )
-def test_what_the_model_expects_is_compared(packed: Path, expected: dict[str, int], code: str) -> None:
+def test_what_the_model_expects_is_compared(packed: Path, expected: dict[str, Any], code: str) -> None:
     kinds = inspect_folder(packed, **expected).kinds
     assert set(kinds) == {code}
     if code == "TEXT_TOO_LONG":

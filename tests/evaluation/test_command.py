@@ -13,9 +13,10 @@ from lgdlm.config import Config, Data, TransformerModel
 from lgdlm.data.tokenizer import make_tokenizer
 from lgdlm.models.build import build_model
 from lgdlm.schema import to_yaml
-from lgdlm.training.checkpoint import Snapshot, save_checkpoint, weights_of
+from lgdlm.training.checkpoint import Snapshot, save_checkpoint
+from lgdlm.training.weights import weights_of
 
-QUICK = ["num_samples=8", "num_steps=3", "latent_steps=2", "bootstrap=20", "likelihood_draws=2"]
+QUICK = ["num_samples=8", "num_steps=3", "latent_steps=2", "bootstrap=20", "likelihood_draws=2", "judge=false"]
 
 
 def write_samples(folder):
@@ -50,7 +51,9 @@ def run(tmp_path_factory):
     config = replace(Config(), model=shape, data=data)
     weights = weights_of(model)
     averages = {name: weights[name] for name, _ in model.named_parameters()}
-    snapshot = Snapshot(7, weights, averages, {}, {"seconds": 0.0}, to_yaml(config), {"tokenizer": folder / "tokenizer"})
+    snapshot = Snapshot(
+        7, weights, averages, {}, {"seconds": 1.5, "peak_memory_bytes": 3 << 30}, to_yaml(config), {"tokenizer": folder / "tokenizer"}
+    )
     (folder / "run").mkdir()
     save_checkpoint(folder / "run", "step_00000007", snapshot)
     return folder / "run"
@@ -61,6 +64,7 @@ def test_a_checkpoint_is_measured_on_its_own_data_and_the_table_shows_baselines(
     assert main(["evaluate", str(run), f"out={out}", *QUICK]) == 0
     results = json.loads(out.read_text(encoding="utf-8"))
     assert results["model"]["step"] == 7
+    assert (results["model"]["seconds"], results["model"]["peak_memory_bytes"]) == (1.5, 3 << 30), "what training cost"
     assert results["data"]["evaluated"] == 8
     assert {"nelbo_given_latent", "t2l_r2_one_step", "l2t_token_f1"} <= {entry["name"] for entry in results["numbers"]}
     reasons = {entry["what"]: entry["reason"] for entry in results["not_run"]}

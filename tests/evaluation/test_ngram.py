@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lgdlm.data.collate import Frame
 from lgdlm.evaluation.documents import Documents
-from lgdlm.evaluation.ngram import KneserNey, baseline_nats, length_nats, unigram_nats
+from lgdlm.evaluation.ngram import KneserNey, baseline_nats, length_nats, unigram_nats, width_nats
 
 VOCAB = 6
 sequences = st.lists(st.lists(st.integers(0, VOCAB - 2), min_size=1, max_size=7).map(lambda ids: np.array(ids)), min_size=1, max_size=12)
@@ -70,6 +71,13 @@ def test_unigram_and_length_sum_to_one_and_the_length_is_added():
     np.testing.assert_allclose(p.sum(), 1)
     np.testing.assert_allclose(np.exp(-length_nats(train.lengths, np.array([1, 2, 3]))).sum(), 1)
     np.testing.assert_allclose(length[0], -np.log((2 + 1) / (3 + 3)))
+
+
+def test_the_width_of_a_filled_row_is_paid_and_a_fixed_one_is_free():
+    train, every = np.array([1, 2, 2, 9]), np.array([3, 7, 11])  # with their EOS: rows of 4, 4, 4, 12 and of 4, 8, 12
+    frame = Frame(eos_id=0, multiple=4, max_length=12)
+    np.testing.assert_allclose(np.exp(-width_nats(train, every, frame)), [4 / 7, 1 / 7, 2 / 7])
+    assert not width_nats(train, every, Frame(eos_id=0, width=12)).any()
 
 
 def test_keys_that_would_overflow_are_refused():

@@ -12,12 +12,19 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.training.optimizer import Optimizers
 
 V, D, N = 23, 6, 9
+# networks that an entry becomes by its own keys; each keeps the same contract
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "rwkv7 in blocks": ("rwkv7", {"causality": "block_causal", "block_size": 4}),
+    "rwkv7 in blocks, shared": ("rwkv7", {"causality": "block_causal", "block_size": 2, "share_directions": True, "fusion": "gated"}),
+    "rwkv7 in clean blocks": ("rwkv7", {"causality": "block_causal", "block_size": 4, "block_context": "clean"}),
+}
 
 
 def tiny(name: str, **options: object) -> Denoiser:
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "n_blocks": 2, "latent_dim": D, "max_seq_len": 16, "latent_prefix_len": 2}
-    return build_denoiser(MODELS[name](**{**sizes, **options}), V)
+    entry, own = VARIANTS.get(name, (name, {}))
+    return build_denoiser(MODELS[entry](**{**sizes, **own, **options}), V)
 
 
 def awake(net: Denoiser) -> Denoiser:
@@ -37,7 +44,7 @@ def question(lengths: tuple[int, ...] = (9, 9, 9), t_text: float = 0.5, t_latent
     return NoisyPair(text, torch.full((B,), t_text), torch.randn(B, 1, D, generator=g), torch.full((B,), t_latent), mask)
 
 
-@pytest.fixture(params=DENOISERS)
+@pytest.fixture(params=[*DENOISERS, *VARIANTS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

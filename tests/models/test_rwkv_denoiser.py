@@ -18,6 +18,8 @@ VARIANTS = {
     "concat": {"fusion": "concat"},
     "gated shared": {"fusion": "gated", "share_directions": True, "latent_pred_from": "text"},
     "sum film": {"fusion": "sum", "time_conditioning": "film", "latent_pred_from": "prefix"},
+    "blocks": {"causality": "block_causal", "block_size": 4, "fusion": "gated"},
+    "blocks shared": {"causality": "block_causal", "block_size": 3, "share_directions": True, "latent_pred_from": "text"},
     "add factorised": {"time_conditioning": "add", "embedding_dim": 8, "tie_embeddings": False},
 }
 
@@ -153,13 +155,19 @@ def test_causal_text_reads_the_latent_and_nothing_to_its_right() -> None:
     assert difference[:6].max() < 1e-5 < 1e-3 < difference[6:].min()  # below 1e-5: chunks share a reference decay, so rounding differs
 
 
-def test_a_causal_prefix_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="never see it"):
-        denoiser(causality="causal", latent_pred_from="prefix")
+@pytest.mark.parametrize("causality", ["causal", "block_causal"])
+def test_a_prefix_that_comes_first_is_refused_with_the_reason(causality: str) -> None:
+    with pytest.raises(ValueError, match=f"causality={causality}.*never see it"):
+        denoiser(causality=causality, latent_pred_from="prefix")
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"causality": "sideways"}, "bidirectional, causal"), ({"hidden_size": 33}, "multiple of head_size")]
+    ("options", "message"), [
+        ({"causality": "sideways"}, "bidirectional, causal"),
+        ({"hidden_size": 33}, "multiple of head_size"),
+        ({"block_context": "dusty"}, "noisy, clean"),
+        ({"causality": "block_causal", "block_size": 0}, "block_size 0"),
+    ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

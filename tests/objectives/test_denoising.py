@@ -48,6 +48,38 @@ def test_each_row_scores_what_it_says(joint_model: TextLatentDiffusion, mode: st
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_each_row_runs_on_its_clocks(joint_model: TextLatentDiffusion, mode: str) -> None:
+    """A clock that is scored visits every t in (0, 1]; the other one stands at 0, and what it shows is clean."""
+    data = batch()
+    z0 = joint_model.standardise(data.latent)
+    asked = [DenoisingObjective(MODES[mode]).question(joint_model, data, z0, Rng(0, k, data.rows)) for k in range(50)]
+    for side, times in (("text", [pair.t_text for pair in asked]), ("latent", [pair.t_latent for pair in asked])):
+        t = torch.cat(times)
+        if side in MODES[mode].scores:
+            assert t.min() < 0.02 < 0.98 < t.max() <= 1
+            assert (t - 0.5).mean().abs() < 0.03
+        else:
+            assert not t.any()
+    if mode == "l2t":
+        assert torch.equal(asked[0].latent, z0)
+    if mode == "t2l":
+        assert torch.equal(asked[0].text, data.input_ids)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_network_sees_standardised_latents(joint_model: TextLatentDiffusion, mode: str) -> None:
+    """Trap: latents not standardised. Shifted and stretched raw latents under shifted and stretched statistics are the same step."""
+    data, seen = batch(), []
+    joint_model.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].latent))
+    one = run(joint_model, data, mode).metrics
+    joint_model.latent_mean.add_(3.0).mul_(100.0)
+    joint_model.latent_std.mul_(100.0)
+    other = run(joint_model, Batch(data.input_ids, data.attention_mask, (data.latent + 3) * 100, data.rows), mode).metrics
+    torch.testing.assert_close(seen[1], seen[0], atol=1e-4, rtol=1e-4)
+    assert other == pytest.approx(one, rel=1e-3)
+
+
 def test_what_a_mode_does_not_use_does_not_train(joint_model: TextLatentDiffusion) -> None:
     l2t, t2l = gradients(joint_model, run(joint_model, batch(), "l2t")), gradients(joint_model, run(joint_model, batch(), "t2l"))
     assert not any(value for name, value in l2t.items() if "latent_head" in name)
@@ -98,6 +130,17 @@ def test_filling_behind_the_first_eos_pulls_weakly_and_is_never_reported(joint_m
     assert run(joint_model, data, "t2l").metrics["latent_loss"] == pytest.approx(
         run(joint_model, batch((8, 3, 5, 8, 1, 2)), "t2l").metrics["latent_loss"], rel=1e-5
     ), "a known text is read without its filling"
+
+
+def test_a_model_that_only_says_eos_gets_no_credit_for_the_filling(joint_model: TextLatentDiffusion) -> None:
+    """Trap: PAD counted as text. Every filled position is EOS and would be right; no token of the texts is."""
+    joint_model.length = None
+    with torch.no_grad():
+        joint_model.denoiser.text_head.decode.bias[joint_model.eos_id] = 1e3
+    data = batch((7, 3, 5, 6, 1, 2), fill=True)
+    metrics = run(joint_model, data, "l2t").metrics
+    assert metrics["text_accuracy"] == 0
+    assert metrics["text_cross_entropy"] > 900
 
 
 def test_the_bound_holds_the_length(joint_model: TextLatentDiffusion) -> None:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles_sampling import chi_square_bound
 
+from lgdlm.diffusion import categorical as room
 from lgdlm.errors import InputError
 from lgdlm.rng import Rng
 from lgdlm.sampling import TokenDraw
-from lgdlm.sampling import draw as room
 
 
 def uniforms(count: int, seed: int = 0) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_world import data_folder, events_of, log_of, train
 
+from lgdlm.cli.__main__ import main
 from lgdlm.errors import CheckpointError
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.training.checkpoint import (
@@ -20,13 +22,12 @@ from lgdlm.training.checkpoint import (
     Snapshot,
     checkpoints_of,
     find_checkpoint,
-    load_weights,
     rotate,
     save_checkpoint,
     verify_checkpoint,
-    weights_of,
 )
 from lgdlm.training.restore import restore
+from lgdlm.training.weights import load_weights, weights_of
 
 FILES = (
     "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml", "manifest.json",
@@ -112,6 +113,18 @@ def test_resuming_from_damage_is_refused_in_one_line(run: Path, trained: tuple[P
     assert "step_00000015" in error[0]
     assert "--fallback" in error[0]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"} == before, "nothing else was touched"
+
+
+def test_check_reads_every_checkpoint_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(run / "step_00000010" / WEIGHTS)
+    flip(run / "step_00000020" / "state.json")
+    assert main(["check", str(run)]) == 3
+    told = capsys.readouterr()
+    assert ["no problems" in line for line in told.out.splitlines()] == [True, False, True, False]
+    assert "step_00000010/model.safetensors" in told.err
+    listed = re.search(r"problem 1 of 2, all listed in (\S+)", told.err)
+    assert listed is not None
+    assert "step_00000020/state.json" in Path(listed[1]).read_text()
 
 
 def test_fallback_takes_the_newest_whole_one(run: Path, trained: tuple[Path, Path]) -> None:

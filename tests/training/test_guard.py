@@ -10,8 +10,9 @@ import pytest
 import torch
 from training_world import assembly, data_folder, digests, events_of, log_of, train
 
-from lgdlm.training.checkpoint import checkpoints_of, weights_of
+from lgdlm.training.checkpoint import checkpoints_of
 from lgdlm.training.guard import Guard
+from lgdlm.training.weights import weights_of
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,9 @@ def test_skips_are_logged_and_counted(data: Path, tmp_path: Path) -> None:
     assert "null" in (tmp_path / "run" / "training_log.jsonl").read_text()
     assert [(event["step"], event["sample_ids"]) for event in skipped] == [(4, list(ids))]
     assert "finite" in skipped[0]["reason"]
-    assert [p.name for p in checkpoints_of(tmp_path / "run")] == ["step_00000008"], "a skipped step is no reason to save"
+    assert [p.name for p in checkpoints_of(tmp_path / "run")] == ["step_00000004", "step_00000008"], "a skipped step counts"
+    state = json.loads((tmp_path / "run" / "step_00000004" / "state.json").read_text())
+    assert (state["skipped"], state["skipped_in_a_row"]) == (1, 1)
     state = json.loads((tmp_path / "run" / "step_00000008" / "state.json").read_text())
     assert (state["skipped"], state["skipped_in_a_row"]) == (1, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -126,6 +127,17 @@ def test_a_finished_run_is_left_as_it_is(data: Path, whole: Path, tmp_path: Path
     assert train(data, tmp_path, *OPTIONS, "training.resume=auto") == 0
     assert log_of(tmp_path / "run") == log_of(whole)
     assert digests(tmp_path / "run" / "step_00000040") == digests(whole / "step_00000040")
+
+
+def test_the_most_memory_of_all_its_processes_is_kept(data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(run: Path, step: int) -> int:
+        return json.loads((run / f"step_{step:08d}" / STATE).read_bytes())["peak_memory_bytes"]
+
+    assert peak(whole, 40) > 1 << 20
+    shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr("lgdlm.training.assemble.peak_memory", lambda *_: 1)
+    assert train(data, tmp_path, *OPTIONS, "training.resume=auto", "training.num_train_steps=42") == 0
+    assert peak(tmp_path / "run", 42) == peak(whole, 40)
 
 
 def test_an_older_checkpoint_begins_another_history(data: Path, whole: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from training_world import assembly, data_folder
 
 from lgdlm.models.denoiser import NoisyPair
-from lgdlm.training.checkpoint import weights_of
+from lgdlm.training.weights import weights_of
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,19 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lgdlm.errors import InputError, LgdlmError, StorageError
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what only a path of the user's can be
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,9 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched by itself
     debug = "--debug" in arguments
     try:
-        return _run(arguments)
+        with ending_at_once():
+            return _run(arguments)
     except KeyboardInterrupt:
         return 130
+    except Terminated:
+        return 143
     except BrokenPipeError:  # the reader of our output left: not our failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -62,7 +70,29 @@ def _run(arguments: list[str]) -> int:
 
         progress.silence()
     config = compose(request.words, request.config_name)
-    return int(importlib.import_module(f"lgdlm.cli.{request.command}").run(config))
+    command = importlib.import_module(f"lgdlm.cli.{request.command}")
+    return int(command.run(config) if request.passed_on is None else command.run(config, request.passed_on))
+
+
+class Terminated(BaseException):
+    """SIGTERM where no training loop is there to save a checkpoint first."""
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """SIGTERM ends the block as SIGINT does: by an exception, so that nothing half-written stays behind."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _as_ours(problem: Exception) -> LgdlmError | None:
@@ -72,6 +102,8 @@ def _as_ours(problem: Exception) -> LgdlmError | None:
     if isinstance(problem, OSError) and problem.errno in STORAGE_ERRORS:
         place = problem.filename2 or problem.filename or "storage"
         return StorageError("STORAGE", place, "write", f"{problem.strerror}; free space or choose a place that may be written")
+    if isinstance(problem, OSError) and problem.errno in PATH_ERRORS:
+        return InputError("BAD_PATH", problem.filename or "path", "path", f"{problem.strerror}; choose another path")
     return None
 
 

@@ -1,36 +1,40 @@
-"""`lgdlm check FOLDER`: every problem of a data folder, or whether a checkpoint is whole. Changes nothing."""
+"""`lgdlm check FOLDER`: every problem of a data folder, or whether a checkpoint is whole. Changes nothing.
+
+FOLDER (data.latent_dir)     data, as training with the same words would read them; or a run or one of its checkpoints
+model.checkpoint_path        a checkpoint, whatever it looks like
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lgdlm.cli.prepare import Stages, tokenizer_of
+from lgdlm.cli.prepare import Stages
 from lgdlm.config import Config
-from lgdlm.errors import InputError
+from lgdlm.errors import CheckpointError, InputError
+
+MARKS = {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "training_log.jsonl", "latest", "events.jsonl"}
 
 
 def run(config: Config) -> int:
     """Exit code 0 where nothing is wrong; InputError (2) or CheckpointError (3) with the first problem, the count and the list."""
-    folder = Path(config.data.latent_dir)
-    if not config.data.latent_dir:
+    data, checkpoint = config.data.latent_dir, config.model.checkpoint_path
+    if not data and checkpoint is None:
         raise InputError("CONFIG", "command-line", "data.latent_dir", "expected a folder; lgdlm check FOLDER")
-    if is_checkpoint(folder):
-        return check_checkpoint(folder)
-    from lgdlm.data.inspect import inspect_folder
-    from lgdlm.data.problems import refuse
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint))
+    if data:
+        check_checkpoint(Path(data)) if is_checkpoint(Path(data)) else check_data(config)
+    return 0
 
-    tokenizer = tokenizer_of(config)
+
+def check_data(config: Config) -> None:
+    """Print what a data folder holds; raise its problems."""
+    from lgdlm.data.problems import refuse
+    from lgdlm.training.splits import inspect_splits, named_tokenizer
+
     with Stages() as stages:
-        found = inspect_folder(
-            folder,
-            token_dir=config.data.token_dir or None,
-            latent_dim=config.model.latent_dim,
-            vocab_size=None if tokenizer is None else tokenizer.vocab_size,
-            max_length=config.model.max_seq_len,
-            external_latents=config.data.use_external_latents,
-            on_progress=stages,
-        )
-    print(f"{folder}: {found.layout} layout, latents of {found.latent_dim or 'no'} numbers")
+        found = inspect_splits(config, named_tokenizer(config), stages)
+    print(f"{found.folder}: {found.layout} layout, latents of {found.latent_dim or 'no'} numbers")
     for split, rows in found.rows.items():
         print(f"  {split:<11} {rows:>9,} texts  {found.tokens[split]:>11,} tokens")
     for note in found.notes:
@@ -39,20 +43,29 @@ def run(config: Config) -> int:
         print(f"  {count:>9,}  {code}")
     refuse(found.problems)
     print("  no problems")
-    return 0
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` is a run or one of its checkpoints, finished or damaged."""
     names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return bool(names & {"model.safetensors", "training_log.jsonl", "latest"}) or folder.name.startswith(("step_", "epoch_"))
+    return bool(names & MARKS) or folder.name.startswith(("step_", "epoch_"))
 
 
-def check_checkpoint(folder: Path) -> int:
-    """Every hash of a checkpoint, or of all checkpoints of a run."""
-    from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint, verify_checkpoint
+def check_checkpoint(folder: Path) -> None:
+    """Every hash of a checkpoint, and whether its files make a model; of a run, all its checkpoints. A damaged one does not hide others."""
+    from lgdlm.data.problems import refuse
+    from lgdlm.training.checkpoint import OPTIMIZER, checkpoints_of, find_checkpoint, read_tensors, verify_checkpoint
+    from lgdlm.training.restore import rebuilt
 
+    problems: list[CheckpointError] = []
     for checkpoint in checkpoints_of(folder) or [find_checkpoint(folder)]:
-        manifest = verify_checkpoint(checkpoint)
+        try:
+            manifest = verify_checkpoint(checkpoint)
+            rebuilt(checkpoint, manifest)
+            read_tensors(checkpoint, OPTIMIZER)
+        except CheckpointError as damage:
+            problems.append(damage)
+            print(f"{checkpoint}: {damage.field}: {damage.message}")
+            continue
         print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
-    return 0
+    refuse(problems)

@@ -24,6 +24,7 @@ class Command:
     config_name: str = "default"
     flags: dict[str, str] = field(default_factory=dict)  # a flag and the shipped configuration it chooses
     short: dict[str, str] = field(default_factory=dict)  # a flag and the word it stands for
+    passes_on: bool = False  # words of other groups are for the runs that it starts: run(config, words)
 
 
 TRAINING_GROUPS = ("training", "data", "tokenizer", "model", "loss", "optimizer", "logging")
@@ -42,14 +43,20 @@ COMMANDS: dict[str, Command] = {
         argument="data.latent_dir",
     ),
     "convert": Command(
-        "the per-sample layout to the packed one, and back",
-        ("prepare", "data", "tokenizer"),
+        "the per-sample layout to the packed one, and back; RWKV-7 weights to and from ours",
+        ("prepare", "data", "tokenizer", "model"),
         argument="prepare.input",
         config_name="convert",
     ),
     "train": Command("any objective, any denoiser", TRAINING_GROUPS, short={"--fallback": "training.fallback=true"}),
     "sample": Command("text from latents, latents from text, or both", ("sampling",), argument="sampling.checkpoint"),
     "evaluate": Command("every metric beside its baselines", ("evaluation", "data"), argument="evaluation.checkpoint"),
+    "ablate": Command(
+        "a matrix of runs: variants x seeds, compared in pairs; words of other groups go to every run",
+        ("ablation",),
+        argument="ablation.matrix",
+        passes_on=True,
+    ),
     "report": Command("one self-contained HTML page of a run", ("evaluation",), argument="evaluation.checkpoint"),
 }
 
@@ -64,6 +71,7 @@ class Request:
     help: bool = False
     quiet: bool = False
     debug: bool = False
+    passed_on: list[str] | None = None  # of a command that passes words on
 
 
 def parse(arguments: list[str]) -> Request:
@@ -102,7 +110,11 @@ def parse(arguments: list[str]) -> Request:
             if not command or command.argument is None or stray > 1:
                 raise InputError("USAGE", "command-line", word, "a word of the form key=value is expected")
             words.append(f"{command.argument}={word}")
-    return Request(name, words, config_name, **options)
+    passed_on = None
+    if command and command.passes_on:
+        own = f"{command.groups[0]}."
+        words, passed_on = [w for w in words if w.startswith(own)], [w for w in words if not w.startswith(own)]
+    return Request(name, words, config_name, **options, passed_on=passed_on)
 
 
 def _full(word: str, command: Command | None) -> str:

@@ -18,6 +18,7 @@ from lgdlm.compat import IGNORED, rewrite_file, rewrite_words
 from lgdlm.config import MODELS, Config, Model
 from lgdlm.errors import InputError
 from lgdlm.schema import all_keys, from_dict, groups, nearest, other_denoiser, unknown_key
+from lgdlm.strict_yaml import read_yaml
 
 COMMAND_LINE = "command-line"
 OWN_FILE = "own_file"
@@ -35,7 +36,9 @@ def compose(words: list[str], config_name: str = "default") -> Config:
     for name in texts:
         _check_word(name, "")
     for word in for_hydra:
-        _check_word(*word.partition("=")[::2])
+        name, _, value = word.partition("=")
+        _check_word(name, value)
+        _refuse_resolvers(value, name, COMMAND_LINE)
     values = _composed(for_hydra, texts, config_name)
     try:
         return from_dict(values, COMMAND_LINE)
@@ -119,18 +122,12 @@ def _store_schemas() -> None:
 def _store_file(path: Path) -> None:
     """A user's own YAML beside the shipped ones; without a `defaults` list it stands on top of `default`."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
 
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
-        raise InputError("CONFIG", path, "--config-name", f"no such file; shipped: {', '.join(shipped_configs())}") from None
-    except (YAMLError, UnicodeDecodeError, ValueError) as problem:
-        raise InputError("CONFIG", path, "yaml", f"is not valid YAML: {str(problem).splitlines()[0]}") from problem
-    if not isinstance(values, dict):
-        raise InputError("CONFIG", path, "yaml", f"a mapping of groups is expected, got {type(values).__name__}")
-    values = rewrite_file({str(name): keys for name, keys in values.items()}, path)
+    if not path.exists():
+        raise InputError("CONFIG", path, "--config-name", f"no such file; shipped: {', '.join(shipped_configs())}")
+    values = read_yaml(path)
+    _refuse_resolvers(values, "", path)
+    values = rewrite_file(values, path)
     for group, keys in values.items():
         if group not in groups() and group != "defaults":
             raise unknown_key(group, path, groups())
@@ -138,6 +135,16 @@ def _store_file(path: Path) -> None:
             if f"{group}.{name}" not in all_keys():
                 raise unknown_key(f"{group}.{name}", path)
     ConfigStore.instance().store(name=OWN_FILE, node=values)
+
+
+def _refuse_resolvers(value: Any, name: str, where: object) -> None:
+    """Interpolations name other keys; what calls a function (`${oc.env:HOME}`) is refused wherever it stands."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_resolvers(key, name, where)
+            _refuse_resolvers(item, f"{name}.{key}".lstrip("."), where)
+    elif isinstance(value, str) and re.search(r"\$\{.*:", value, re.S):
+        raise InputError("CONFIG", where, name, "only ${group.key} is interpolated; a resolver, which runs code, is not; write the value")
 
 
 def _translated(problem: Exception, words: list[str], where: object) -> InputError:

@@ -1,11 +1,15 @@
-"""`lgdlm convert INPUT out=FOLDER`: per-sample files to shards, shards to files, wide latents to narrow ones."""
+"""`lgdlm convert INPUT out=FOLDER`: per-sample files to shards, shards to files, wide latents to narrow ones; RWKV-7 weights."""
 
 from __future__ import annotations
 
-from lgdlm.cli.prepare import Stages, tokenizer_of
+from pathlib import Path
+
+from lgdlm.cli import convert_weights
+from lgdlm.cli.prepare import Stages
 from lgdlm.cli.progress import say
 from lgdlm.config import Config
 from lgdlm.errors import InputError
+from lgdlm.training.splits import named_tokenizer
 
 
 def run(config: Config) -> int:
@@ -17,11 +21,17 @@ def run(config: Config) -> int:
     source = p.input or data.latent_dir
     for name, value in (("prepare.input", source), ("prepare.out", p.out)):
         if not value:
-            raise InputError("CONFIG", "command-line", name, "expected a folder; lgdlm convert INPUT out=FOLDER layout=packed|samples")
+            message = "expected a path; lgdlm convert INPUT out=FOLDER layout=packed|samples|rwkv|hf|run"
+            raise InputError("CONFIG", "command-line", name, message)
+    if p.layout in convert_weights.LAYOUTS:
+        return convert_weights.run(config, source, p.out)
+    if Path(source).is_file():
+        message = f"{p.layout} is a layout of data, and the input is a file; weights go to {', '.join(convert_weights.LAYOUTS)}"
+        raise InputError("CONFIG", source, "prepare.layout", message)
     if p.latent_dim is not None and p.projection == "identity":
         message = f"latent_dim={p.latent_dim} needs projection=pca or projection=matryoshka"
         raise InputError("CONFIG", "command-line", "prepare.projection", message)
-    tokenizer = tokenizer_of(config)
+    tokenizer = named_tokenizer(config)
     with Stages() as stages:
         done = convert(
             source,

@@ -8,15 +8,15 @@ Every stage keeps what it made: a second demo reads the same data, finds the tra
 from __future__ import annotations
 
 import json
-import resource
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lgdlm.cli import evaluate, prepare, report, train
 from lgdlm.cli.progress import say
-from lgdlm.config import Config
+from lgdlm.config import Config, Evaluation
+from lgdlm.hardware import peak_memory
 from lgdlm.training.checkpoint import STATE, WEIGHTS
 from lgdlm.training.signals import Interrupted
 
@@ -37,15 +37,24 @@ def run(config: Config) -> int:
     run_folder = checkpoint.parent
     config = replace(config, evaluation=replace(config.evaluation, checkpoint=str(run_folder)))
     say("3/4 evaluate")
-    results = run_folder / "results.json"
-    if not results.exists() or results.stat().st_mtime < (checkpoint / WEIGHTS).stat().st_mtime:
+    results = evaluate.results_file(config.evaluation.out, checkpoint)
+    if not answers(results, checkpoint, config.evaluation):
         evaluate.run(config)
     say("4/4 report")
     report.run(config)
     show(json.loads(results.read_text(encoding="utf-8")), checkpoint)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     say(f"\n{(time.monotonic() - began) / 60:.1f} minutes, peak memory {peak:.1f} GiB; the page: {run_folder / 'report.html'}")
     return 0
+
+
+def answers(results: Path, checkpoint: Path, asked: Evaluation) -> bool:
+    """Whether the results there are of this checkpoint and were measured as asked."""
+    if not results.is_file() or results.stat().st_mtime < (checkpoint / WEIGHTS).stat().st_mtime:
+        return False
+    found = json.loads(results.read_text(encoding="utf-8"))
+    settings = {**found["settings"], "seed": found["seed"]}
+    return all(settings[name] == value for name, value in asdict(asked).items() if name in settings)
 
 
 def show(results: dict[str, Any], checkpoint: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,13 @@ from lgdlm.data.loader import frame_of
 from lgdlm.data.paired import PairedDataset, open_dataset
 from lgdlm.errors import InputError
 from lgdlm.evaluation import Results, evaluate
+from lgdlm.evaluation.retention import Retention
 from lgdlm.hardware import compute_dtype
+from lgdlm.models.adoption import backbone_of
+from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 from lgdlm.training.agreement import same_data
-from lgdlm.training.checkpoint import STATE
+from lgdlm.training.backbone import adopted_weights
+from lgdlm.training.checkpoint import read_state
 from lgdlm.training.restore import Restored, restore
 
 RESULTS = "results.json"
@@ -60,8 +63,14 @@ def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
             bootstrap=asked.bootstrap,
             likelihood_draws=asked.likelihood_draws,
             latent_steps=asked.latent_steps,
-            frame=frame_of(restored.config.model.length, eos_id=restored.tokenizer.eos_id, max_length=restored.config.model.max_seq_len),
+            frame=frame_of(
+                restored.config.model.length,
+                eos_id=restored.tokenizer.eos_id,
+                max_length=restored.config.model.max_seq_len,
+                fill_multiple=restored.config.model.row_multiple,
+            ),
             judge=judge,
+            retention=_retention(restored, absent),
             absent=absent,
             facts=_facts(restored, held_out),
             compute_dtype=compute_dtype(asked.dtype, restored.model.device.type),
@@ -130,10 +139,24 @@ def _judge(wanted: bool, absent: dict[str, str]) -> Any:
     return None
 
 
+def _retention(restored: Restored, absent: dict[str, str]) -> Retention | None:
+    """The language models before and after, of a run that started from pretrained weights which are still there."""
+    try:
+        weights = adopted_weights(restored.config, restored.tokenizer, restored.folder.parent)
+    except InputError as problem:
+        absent["retention"] = f"{problem.where}: {problem.message}"
+        return None
+    denoiser, device = restored.model.denoiser, restored.model.device
+    if weights is None or not isinstance(denoiser, RWKVDenoiser):
+        return None
+    after = backbone_of(denoiser, weights)
+    return Retention(weights.model().to(device), after.to(device), restored.tokenizer.eos_id)
+
+
 def _facts(restored: Restored, data: PairedDataset) -> dict[str, dict[str, Any]]:
     model = {"checkpoint": str(restored.folder), "step": restored.model.identity["step"], "denoiser": restored.config.model.denoiser}
-    state = json.loads((restored.folder / STATE).read_bytes())
-    spent = {name: state[name] for name in ("seconds", "peak_memory_bytes") if name in state}
+    state = read_state(restored.folder)
+    spent: dict[str, Any] = {name: state[name] for name in ("seconds", "peak_memory_bytes") if name in state}
     return {"model": {**model, **spent}, "data": {"folder": str(data.folder)}}
 
 

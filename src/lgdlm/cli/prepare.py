@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lgdlm.cli.progress import progress, say
 from lgdlm.config import Config
 from lgdlm.errors import InputError
 
-if TYPE_CHECKING:
-    from lgdlm.data.tokenizer import Tokenizer
-
 
 def run(config: Config) -> int:
     """Exit code 0, also where the folder was prepared already."""
     from lgdlm.data.prepare import prepare
+    from lgdlm.data.projection import PROJECTIONS
     from lgdlm.data.tokenizer import TOKENIZERS
 
     p = config.prepare
-    if p.source != "file" and p.input is not None:
-        message = f"source={p.source} brings its own texts; add source=file to read {p.input}"
-        raise InputError("CONFIG", "command-line", "prepare.input", message)
+    if p.layout not in ("packed", "samples"):
+        raise InputError("CONFIG", "command-line", "prepare.layout", f"{p.layout} is a layout of weights, for convert; use packed or samples")
+    of_files = {"input": p.input, "text_field": p.text_field, "id_field": p.id_field, "split": p.split}
+    for name, value in ({"language": p.language} if p.source == "file" else of_files).items():
+        if value is not None:
+            message = f"does not go with source={p.source}, which brings its own texts; add source=file to read yours"
+            raise InputError("CONFIG", "command-line", f"prepare.{name}", "belongs to source=wiki" if p.source == "file" else message)
+    for name, value, table in (("tokenizer", p.tokenizer, TOKENIZERS), ("projection", p.projection, PROJECTIONS)):
+        if value not in table and not Path(value).exists():
+            message = f"expected one of {', '.join(table)} or the folder of a {name}, got {value!r}"
+            raise InputError("CONFIG", "command-line", f"prepare.{name}", message)
     named = p.tokenizer in TOKENIZERS
-    if not named and not Path(p.tokenizer).exists():
-        expected = f"one of {', '.join(TOKENIZERS)} or the folder of a tokenizer"
-        raise InputError("CONFIG", "command-line", "prepare.tokenizer", f"expected {expected}, got {p.tokenizer!r}")
     with Stages() as stages:
         done = prepare(
             p.source,
             p.out,
             path=p.input,
+            corpus_options=_given(text_field=p.text_field, id_field=p.id_field, split=p.split, language=p.language),
             kinds=p.kinds or None,
             validation_kinds=p.validation_kinds or None,
             tokenizer=p.tokenizer if named else "hf",
@@ -39,6 +42,12 @@ def run(config: Config) -> int:
             vocab_size=p.vocab_size,
             encoder=None if p.encoder == "none" else p.encoder,
             family=None if p.family == "auto" else p.family,
+            encoder_options=_given(
+                role=p.encoder_role,
+                instruction=p.encoder_instruction,
+                language=p.encoder_language,
+                dtype=None if p.encoder_dtype == "auto" else p.encoder_dtype,
+            ),
             latents=p.latents,
             projection=p.projection,
             latent_dim=p.latent_dim,
@@ -59,13 +68,9 @@ def run(config: Config) -> int:
     return 0
 
 
-def tokenizer_of(config: Config) -> Tokenizer | None:
-    """The tokenizer that `tokenizer.path` names, or None; torch is loaded only where one is named."""
-    if config.tokenizer.path is None:
-        return None
-    from lgdlm.training.assemble import named_tokenizer
-
-    return named_tokenizer(config)
+def _given(**options: str | None) -> dict[str, str]:
+    """The options that were set."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class Stages:

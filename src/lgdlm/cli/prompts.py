@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lgdlm.data.problems import refuse
-from lgdlm.data.text import Text
+from lgdlm.data.text import Text, flaw
 from lgdlm.data.tokenizer import Tokenizer
 from lgdlm.data.user_files import SUFFIXES, UserFiles
 from lgdlm.errors import InputError
@@ -36,8 +36,8 @@ def read_prompts(prompt: str | None, prompts: str | None) -> list[tuple[str, str
         given = "neither" if prompt is None else "both"
         raise InputError("CONFIG", "command-line", "sampling.prompts", f"either prompts=FILE or prompt=TEXT is expected, got {given}")
     if prompt is not None:
-        if not prompt.strip():
-            raise InputError("EMPTY_TEXT", "command-line", "sampling.prompt", "expected a text, got nothing or white space")
+        if fault := flaw(prompt):
+            raise InputError(fault[0], "command-line", "sampling.prompt", fault[1])
         return [("prompt", prompt)]
     if prompts == "-":
         return _from_stdin()
@@ -89,7 +89,7 @@ def tokenized(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, longest: i
             if len(ids) > longest:
                 raise InputError("TOO_LONG", "prompts", name, f"has {len(ids)} tokens, the model takes {longest}; shorten it")
         except InputError as problem:
-            problems.append(problem)
+            problems.append(InputError(problem.code, "prompts", name, problem.message))
             continue
         found.append(Prompt(name, ids))
     refuse(problems)

@@ -47,8 +47,11 @@ def train_run(config: Config) -> Path:
         chosen, damaged = starting_point(path, resume, config.training.fallback)
         parts = assemble(config, path, chosen)
         run_directory.start(parts.config_yaml, parts.start, chosen)
-        if damaged is not None:
-            run_directory.event("fallback", damaged=damaged.where, reason=damaged.message)
+        if parts.adopted is not None:
+            say(parts.adopted.line())
+            run_directory.event("weights_adopted", source=parts.adopted.source, parity_error=parts.adopted.parity_error)
+        if damaged is not None and chosen is not None:
+            run_directory.event("fallback", checkpoint=chosen.name, damaged=damaged.where, reason=damaged.message)
         last = _loop(parts, run_directory, config.logging) or chosen
     finally:
         run_directory.close()

@@ -61,7 +61,7 @@ def read_npz(file: BinaryIO, where: object, kinds: Mapping[str, str]) -> dict[st
     try:
         with zipfile.ZipFile(file) as archive:
             return {name: _member(archive, name, where, accepted) for name, accepted in kinds.items()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error, ValueError) as error:
         raise InputError("BAD_NPZ", where, "file", f"is not a readable .npz archive ({error}); write it again with numpy.savez") from None
 
 
@@ -71,6 +71,8 @@ def _member(archive: zipfile.ZipFile, name: str, where: object, kinds: str) -> n
         held = ", ".join(sorted(entry.filename.removesuffix(".npy")[:20] for entry in archive.infolist())[:6]) or "nothing"
         raise InputError("MISSING_KEY", where, name, f"expected one array of this name, got {len(entries)}; the archive holds {held}")
     entry = entries[0]
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError("BAD_NPZ", where, name, f"is packed by method {entry.compress_type}, which numpy never uses; write it again")
     if entry.file_size > MEMBER_BYTES or entry.file_size > (entry.compress_size + 64) * DEFLATE_RATIO:
         raise InputError("BAD_NPZ", where, name, f"declares {entry.file_size} bytes, more than a text can have; write the file again")
     with archive.open(entry) as member:

@@ -10,48 +10,13 @@ Padding (attention_mask 0) appears only in `predicted`, where texts of different
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from lgdlm.batch import Batch
+from lgdlm.data.frame import Frame
 from lgdlm.data.paired import PairedDataset
 from lgdlm.errors import InputError
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How a text is laid into a row.
-
-    eos_id      None: the length is predicted, the row is the text; else the text ends with this id and is filled with it
-    multiple    width of a filled row is rounded up to it, not beyond max_length
-    width       or is this, for every row
-    max_length  counted tokens (with the first EOS) beyond it are cut; None: no bound
-    """
-
-    eos_id: int | None = None
-    multiple: int = 1
-    width: int | None = None
-    max_length: int | None = None
-
-    def needed(self, lengths: np.ndarray, last_tokens: np.ndarray) -> np.ndarray:
-        """Tokens a whole text needs, int64 [n]: one more than it has where its EOS is still to be appended."""
-        return lengths if self.eos_id is None else lengths + (last_tokens != self.eos_id)
-
-    def counted(self, lengths: np.ndarray, last_tokens: np.ndarray) -> np.ndarray:
-        """Tokens of the row that count, int64 [n]."""
-        needed = self.needed(lengths, last_tokens)
-        return needed if self.max_length is None else np.minimum(needed, self.max_length)
-
-    def widths(self, counted: np.ndarray) -> np.ndarray:
-        """Width of each row, int64 [n]: rows of one width form a group without padding."""
-        if self.eos_id is None:
-            return counted
-        if self.width is not None:
-            return np.full_like(counted, self.width)
-        widths = -(-counted // self.multiple) * self.multiple
-        return widths if self.max_length is None else np.minimum(widths, self.max_length)
 
 
 def collate(dataset: PairedDataset, indices: np.ndarray, rows: np.ndarray, frame: Frame) -> Batch:

@@ -8,13 +8,13 @@ Only the text and id columns are read, batch by batch, and strings are decoded s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.entries import Entry
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 BATCH_ROWS = 8192
@@ -64,10 +64,10 @@ def saved_dataset_files(folder: Path, split: str | None) -> list[Path]:
         chosen = split or (splits[0] if len(splits) == 1 else None)
         if chosen not in splits:
             got = f"'{split}'" if split else "none"
-            raise InputError("UNKNOWN_SPLIT", folder, "split", f"name one of {', '.join(map(str, splits))}; got {got}")
+            raise InputError("UNKNOWN_SPLIT", folder, "prepare.split", f"name one of {', '.join(map(str, splits))}; got {got}")
         folder = Confinement(folder).path(f"{chosen}/state.json", folder / "dataset_dict.json", "splits").parent
     elif split:
-        raise InputError("UNKNOWN_SPLIT", folder, "split", f"the dataset has no splits; leave out '{split}'")
+        raise InputError("UNKNOWN_SPLIT", folder, "prepare.split", f"the dataset has no splits; leave out '{split}'")
     inside, state = Confinement(folder), folder / "state.json"
     entries = _read(state, "_data_files")
     names = [entry.get("filename") if isinstance(entry, dict) else entry for entry in entries]
@@ -76,8 +76,8 @@ def saved_dataset_files(folder: Path, split: str | None) -> list[Path]:
 
 def _read(path: Path, key: str) -> list[Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = parse(path.read_bytes())
+    except ValueError as error:
         raise InputError("BAD_DATASET", path, "file", f"not readable as JSON ({error}); save the dataset again") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise InputError("BAD_DATASET", path, key, "expected a list; save the dataset again with save_to_disk")

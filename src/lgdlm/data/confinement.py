@@ -80,7 +80,7 @@ class Confinement:
 
 def _encodable(text: str) -> bool:
     try:
-        os.fsencode(text)
+        text.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

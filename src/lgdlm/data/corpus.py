@@ -169,7 +169,8 @@ def _user_corpus(files: UserFiles, latents: str | Path | None) -> Corpus:
     def identity() -> dict[str, Any]:
         names = [file.name for file in found]
         facts = {"source": "file", "path": str(files.path), "files": names, "split": files.split, "text_field": files.text_field}
-        return {**facts, "sha256": files_sha256(found)}
+        named = {} if files.id_field == "id" else {"id_field": files.id_field}
+        return {**facts, **named, "sha256": files_sha256(found)}
 
     return Corpus(lambda: files.read(given if files.sharded else None), identity, given, aligned=not files.sharded)
 

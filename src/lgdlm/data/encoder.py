@@ -60,7 +60,8 @@ class Encoder:
             bad = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
             if len(bad):
                 place = f"text #{batch[bad[0]]}"
-                raise InputError("ENCODER_FAILED", self.name, place, "its vector is not finite or is zero; try encoder.dtype=float32")
+                message = "its vector is not finite or is zero; try prepare.encoder_dtype=float32"
+                raise InputError("ENCODER_FAILED", self.name, place, message)
             out[batch] = vectors
             done += len(batch)
             if on_progress:
@@ -152,7 +153,7 @@ def load_encoder(
 
     dtype = dtype or ("bfloat16" if bf16_pays(device.split(":")[0]) else "float32")
     if dtype not in DTYPES:
-        raise InputError("UNKNOWN_VALUE", "encoder", "encoder.dtype", f"'{dtype}' is not one of {', '.join(DTYPES)}")
+        raise InputError("UNKNOWN_VALUE", "encoder", "prepare.encoder_dtype", f"'{dtype}' is not one of {', '.join(DTYPES)}")
     packaged = PACKAGED.get(str(name))
     folder = package_folder(*packaged[:2]) / "model" if packaged else Path(name).absolute()
     recipe = resolve_recipe(folder, family, role, instruction)

@@ -108,12 +108,12 @@ def detect_family(folder: Path, config: dict[str, Any], layout: SentenceLayout) 
 
 def _prompt(folder: Path, prompts: dict[str, str], role: str, instruction: str | None) -> str:
     if role not in prompts:
-        raise InputError("UNKNOWN_VALUE", folder, "encoder.role", f"'{role}' is not one of {', '.join(prompts)}")
-    prompt = prompts[role]
+        raise InputError("UNKNOWN_VALUE", folder, "prepare.encoder_role", f"'{role}' is not one of {', '.join(prompts)}")
+    prompt, key = prompts[role], "prepare.encoder_instruction"
     if "{instruction}" not in prompt:
         if instruction is not None:
-            raise InputError("UNKNOWN_VALUE", folder, "encoder.instruction", f"the prompt of role '{role}' takes none; leave it out")
+            raise InputError("UNKNOWN_VALUE", folder, key, f"the prompt of role '{role}' takes none; leave it out")
         return prompt
     if not instruction:
-        raise InputError("MISSING_KEY", folder, "encoder.instruction", f"the prompt of role '{role}' needs one: what the vectors are for")
+        raise InputError("MISSING_KEY", folder, key, f"the prompt of role '{role}' needs one: what the vectors are for")
     return prompt.replace("{instruction}", instruction)

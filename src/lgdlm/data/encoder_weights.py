@@ -86,12 +86,12 @@ def _tokenizer(folder: Path, language: str | None) -> Any:
     except Exception as error:  # the library raises whatever its parsers raise
         raise InputError("BAD_ENCODER", folder, "tokenizer", f"cannot be loaded: {str(error).splitlines()[0]:.160}") from None
     if hasattr(tokenizer, "src_lang"):
-        language = language or "eng_Latn"
+        language, key = language or "eng_Latn", "prepare.encoder_language"
         if tokenizer.convert_tokens_to_ids(language) in (None, tokenizer.unk_token_id):
-            raise InputError("UNKNOWN_VALUE", folder, "encoder.language", f"the tokenizer does not know '{language}', such as eng_Latn")
+            raise InputError("UNKNOWN_VALUE", folder, key, f"the tokenizer does not know '{language}', such as eng_Latn")
         tokenizer.src_lang = language
     elif language is not None:
-        raise InputError("UNKNOWN_VALUE", folder, "encoder.language", "this model has no language to choose; leave it out")
+        raise InputError("UNKNOWN_VALUE", folder, "prepare.encoder_language", "this model has no language to choose; leave it out")
     return tokenizer
 
 

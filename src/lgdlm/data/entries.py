@@ -7,16 +7,18 @@ What is wrong is yielded in its place as an `InputError`, so that a scan can lis
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lgdlm.data.strict_json import Fault, elements, name_of, parse
 from lgdlm.data.text import Dropped
 from lgdlm.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
+LINE_BYTES = 1 << 26  # a line is held in memory whole
+FILE_BYTES = 1 << 31  # and so is a JSON list
 
 
 @dataclass(frozen=True)
@@ -28,49 +30,59 @@ class Entry:
 
 
 def read_jsonl(path: Path) -> Iterator[Entry | Dropped | InputError]:
-    """An object a line. Yields InputError: BAD_UTF8 (with the byte offset), BAD_JSON (with the line)."""
-    for where, line in _lines(path):
-        if isinstance(line, InputError):
-            yield line
-        elif not line.strip():
-            yield Dropped("blank line")
-        else:
-            yield _entry(where, _parsed(where, line, one_line=True))
+    """An object a line. Yields InputError: BAD_UTF8 (with the byte offset), BAD_JSON (with the line), TOO_LARGE."""
+    return _entries(path, lambda where, line: _entry(where, _parsed(where, line)))
 
 
 def read_json(path: Path) -> Iterator[Entry | InputError]:
-    """A list of objects. Yields InputError: BAD_UTF8 (with the byte offset), BAD_JSON (with the line)."""
+    """A list of objects. Yields InputError: BAD_UTF8 (with the byte offset), BAD_JSON (with the line, or the entry), TOO_LARGE."""
+    size = path.stat().st_size
+    if size > FILE_BYTES:
+        yield InputError("TOO_LARGE", path, "file", f"has {size} bytes, a JSON list at most {FILE_BYTES}; use JSONL or Parquet")
+        return
     data = path.read_bytes().removeprefix(BOM)
-    text = _decoded(path, data, path.stat().st_size - len(data))
-    content = text if isinstance(text, InputError) else _parsed(str(path), text, one_line=False)
-    if isinstance(content, InputError):
-        yield content
-    elif not isinstance(content, list):
-        yield InputError("BAD_JSON", path, "file", f"expected a list of objects, got {_name(content)}")
-    else:
-        for index, value in enumerate(content):
-            yield _entry(f"{path}#{index}", value)
+    text = _decoded(path, data, size - len(data))
+    if isinstance(text, InputError):
+        yield text
+        return
+    index = 0
+    try:
+        for index, value in enumerate(elements(text)):
+            where = f"{path}#{index}"
+            yield InputError("BAD_JSON", where, "entry", str(value)) if isinstance(value, Fault) else _entry(where, value)
+    except Fault as fault:
+        place = f"{path}:{fault.line}" if fault.line else path
+        yield InputError("BAD_JSON", place, "file", f"cut or malformed JSON{_column(fault)}: {fault}")
 
 
 def read_txt(path: Path, text_field: str) -> Iterator[Entry | Dropped | InputError]:
-    """A text a line (LF or CRLF); blank lines separate, are no texts and are counted. Yields InputError: BAD_UTF8."""
+    """A text a line (LF or CRLF); blank lines separate, are no texts and are counted. Yields InputError: BAD_UTF8, TOO_LARGE."""
+    return _entries(path, lambda where, line: Entry(where, {text_field: line}))
+
+
+def _entries(path: Path, entry_of: Callable[[str, str], Entry | InputError]) -> Iterator[Entry | Dropped | InputError]:
+    """One entry a line that is not blank."""
     for where, line in _lines(path):
         if isinstance(line, InputError):
             yield line
-        elif not line.strip():
-            yield Dropped("blank line")
         else:
-            yield Entry(where, {text_field: line})
+            yield entry_of(where, line) if line.strip() else Dropped("blank line")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str | InputError]]:
-    offset = 0
+    offset, number = 0, 0
     with path.open("rb") as file:
-        for number, data in enumerate(file, 1):
-            bom = len(BOM) if number == 1 and data.startswith(BOM) else 0
-            where = f"{path}:{number}"
-            yield where, _decoded(where, data[bom:].removesuffix(b"\n").removesuffix(b"\r"), offset + bom)
-            offset += len(data)
+        while data := file.readline(LINE_BYTES + 1):
+            number += 1
+            where, size = f"{path}:{number}", len(data)
+            if size > LINE_BYTES:
+                while not data.endswith(b"\n") and (data := file.readline(LINE_BYTES)):
+                    size += len(data)
+                yield where, InputError("TOO_LARGE", where, "line", f"has {size} bytes, a line at most {LINE_BYTES}; break it")
+            else:
+                bom = len(BOM) if number == 1 and data.startswith(BOM) else 0
+                yield where, _decoded(where, data[bom:].removesuffix(b"\n").removesuffix(b"\r"), offset + bom)
+            offset += size
 
 
 def _decoded(where: object, data: bytes, offset: int) -> str | InputError:
@@ -81,24 +93,20 @@ def _decoded(where: object, data: bytes, offset: int) -> str | InputError:
         return InputError("BAD_UTF8", where, "text", f"{byte} is not UTF-8; save the file as UTF-8")
 
 
-def _parsed(where: str, text: str, one_line: bool) -> Any:
+def _parsed(where: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = where if one_line else f"{where}:{error.lineno}"
-        return InputError("BAD_JSON", place, "file", f"cut or malformed JSON at column {error.colno}: {error.msg}")
-    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        return InputError("BAD_JSON", where, "file", f"not readable as JSON: {error}")
+        return parse(text)
+    except Fault as fault:
+        return InputError("BAD_JSON", where, "file", f"cut or malformed JSON{_column(fault)}: {fault}")
+
+
+def _column(fault: Fault) -> str:
+    return f" at column {fault.column}" if fault.column else ""
 
 
 def _entry(where: str, value: Any) -> Entry | InputError:
     if isinstance(value, InputError):
         return value
     if not isinstance(value, dict):
-        return InputError("BAD_JSON", where, "entry", f'expected an object such as {{"text": ...}}, got {_name(value)}')
+        return InputError("BAD_JSON", where, "entry", f'expected an object such as {{"text": ...}}, got {name_of(value)}')
     return Entry(where, value)
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return names.get(type(value), "null")

@@ -1,6 +1,6 @@
 """`check`: read a data folder completely and report every problem; change nothing.
 
-    headers and hashes -> every sample -> statistics again -> splits disjoint -> tokenizer and projection load
+    headers and hashes -> tokenizer and projection load -> every sample -> statistics again -> texts that the model cannot take
 
 A problem is what training would refuse; a note is what it would accept and the user may want to know.
 """
@@ -14,21 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lgdlm.data.confinement import Confinement
 from lgdlm.data.convert import SPLITS
+from lgdlm.data.frame import Frame, unfit
 from lgdlm.data.manifest import Manifest, has_manifest, read_manifest
 from lgdlm.data.packed import PackedSplit
 from lgdlm.data.paired import Split, check_dim
-from lgdlm.data.projection import load_projection
 from lgdlm.data.samples import TOKENS, SampleSplit
 from lgdlm.data.split import content_key
-from lgdlm.data.statistics import LatentStatistics
-from lgdlm.data.storage import ASIDE, digest
-from lgdlm.data.tokenizer import load_tokenizer
+from lgdlm.data.storage import ASIDE
+from lgdlm.data.verification import verify_files, verify_statistics
 from lgdlm.errors import InputError
-
-BLOCK = 8192
-TOLERANCE = 1e-6
 
 
 @dataclass
@@ -37,6 +32,7 @@ class Inspection:
 
     folder: Path
     layout: str = "unknown"
+    manifest: Manifest | None = None
     rows: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     latent_dim: int | None = None
@@ -54,38 +50,37 @@ def inspect_folder(
     token_dir: str | Path | None = None,
     latent_dim: int | None = None,
     vocab_size: int | None = None,
-    max_length: int | None = None,
+    frame: Callable[[Manifest | None], Frame] | None = None,
     external_latents: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Inspection:
     """Every problem of the data at `latent_dir` (with `token_dir` for per-sample tokens), as `open_dataset` would meet them and more.
 
-    `latent_dim`, `vocab_size`, `max_length` are what a model expects (None: not checked).
+    `latent_dim`, `vocab_size` and `frame` (of the folder's manifest) are what a model expects (None: not checked).
     """
     found = Inspection(Path(latent_dir))
     with Collected(found):
         if not found.folder.is_dir():
             raise InputError("MISSING_FILE", latent_dir, "data.latent_dir", "is not a folder; point data.latent_dir at the data")
         manifest = read_manifest(found.folder) if has_manifest(found.folder) else None
-        found.layout = manifest.layout if manifest else "samples"
+        found.manifest, found.layout = manifest, manifest.layout if manifest else "samples"
         if manifest is not None:
             _check_manifest(found, manifest, latent_dim, vocab_size, external_latents)
         keys: dict[str, set[bytes]] = {}
-        for split in manifest.counts if manifest else SPLITS:
+        for split in dict.fromkeys((*SPLITS, *(manifest.counts if manifest else ()))):
             with Collected(found):
                 store = _open(found, split, manifest, token_dir, latent_dim, vocab_size, external_latents, on_progress)
                 found.rows[split], found.tokens[split] = len(store.lengths), int(store.lengths.sum())
-                _check_lengths(found, store, max_length)
+                if frame is not None:
+                    found.problems += unfit(store, frame(manifest), found.folder)
                 keys[split] = {content_key(store.texts[i]) for i in range(len(store.lengths))}
         shared = len(keys.get("train", set()) & keys.get("validation", set()))
-        if shared and found.layout == "packed":
-            message = f"{shared} texts are in train as well; run prepare again"
-            found.problems.append(InputError("OVERLAP", found.folder, "validation", message))
-        elif shared:
+        if shared:
             found.notes.append(f"{shared} texts of validation are in train as well: validation figures will flatter the model")
         leftovers = [entry.name for entry in found.folder.iterdir() if entry.name.startswith(ASIDE)]
         if leftovers:
             found.notes.append(f"{', '.join(sorted(leftovers))}: left by an interrupted command, never read")
+    found.problems = list({str(problem): problem for problem in found.problems}.values())  # a file read twice is damaged once
     return found
 
 
@@ -119,8 +114,6 @@ def _open(
     if manifest is not None and manifest.layout == "packed":
         packed = PackedSplit(found.folder, manifest, split)
         packed.verify(report)
-        if split == "train" and manifest.latent_dim is not None:
-            _check_statistics(found, _statistics_of(packed, manifest.latent_dim), manifest)
         found.latent_dim = manifest.latent_dim
         return packed
     vocabulary = vocab_size or (manifest.vocab_size if manifest else None)
@@ -140,7 +133,7 @@ def _open(
     )
     found.latent_dim = samples.latent_dim
     if manifest is not None and split == "train" and samples.latent_dim == manifest.latent_dim:
-        _check_statistics(found, samples.statistics, manifest)
+        verify_statistics(found.folder, samples.statistics, manifest, report)
     if with_latents and samples.latent_dim is not None:
         if manifest is None and split == SPLITS[0]:  # one line for the folder; a single sample of another width has its own
             check_dim(found.folder, samples.latent_dim, latent_dim)
@@ -151,51 +144,10 @@ def _open(
 
 
 def _check_manifest(found: Inspection, manifest: Manifest, latent_dim: int | None, vocab_size: int | None, external_latents: bool) -> None:
-    root = Confinement(found.folder)
-    for name, entry in manifest.files.items():
-        with Collected(found):
-            path = root.path(name, found.folder / "manifest.json", "files")
-            held = digest(path)
-            if held["sha256"] != entry["sha256"]:
-                message = f"expected {entry['sha256'][:12]}, got {held['sha256'][:12]}; run prepare again"
-                raise InputError("HASH", path, "sha256", message)
+    verify_files(found.folder, manifest, found.problems.append)
     if external_latents:
         with Collected(found):
             check_dim(found.folder, manifest.latent_dim, latent_dim)
     if vocab_size is not None and vocab_size != manifest.vocab_size:
         message = f"expected a vocabulary of {vocab_size} ids, the data has {manifest.vocab_size}"
         found.problems.append(InputError("VOCABULARY", found.folder / "manifest.json", "vocab_size", message))
-    for name, load in (("tokenizer", load_tokenizer), ("projection", load_projection)):
-        if (found.folder / name).is_dir():
-            with Collected(found):
-                identity = load(found.folder / name).identity()  # type: ignore[operator]
-                if identity != getattr(manifest, name):
-                    raise InputError("IDENTITY", found.folder / name, name, "is not the one the manifest names; run prepare again")
-
-
-def _statistics_of(train: PackedSplit, dim: int) -> LatentStatistics | None:
-    """Of the stored latents; None where one is not finite (which is reported sample by sample)."""
-    statistics = LatentStatistics(dim)
-    for start in range(0, len(train.lengths), BLOCK):
-        latents = train.latents(np.arange(start, min(start + BLOCK, len(train.lengths))))
-        if latents is None or not np.isfinite(latents).all():
-            return None
-        statistics.add(latents)
-    return statistics
-
-
-def _check_statistics(found: Inspection, statistics: LatentStatistics | None, manifest: Manifest) -> None:
-    if statistics is None or not statistics.count or manifest.latent_mean is None or manifest.latent_std is None:
-        return
-    for name, held, true in (("latent_mean", manifest.latent_mean, statistics.mean), ("latent_std", manifest.latent_std, statistics.std)):
-        error = np.abs(np.array(held) - true).max() / max(statistics.std.max(), 1e-30)
-        if not error <= TOLERANCE:
-            message = f"differs from the train latents by {error:.1e} standard deviations; run prepare again"
-            found.problems.append(InputError("STATISTICS", found.folder / "manifest.json", name, message))
-
-
-def _check_lengths(found: Inspection, store: Split, max_length: int | None) -> None:
-    long = np.flatnonzero(store.lengths > max_length).tolist() if max_length is not None else []
-    for i in long:
-        message = f"has {store.lengths[i]} tokens, the model takes {max_length}; raise model.max_seq_len or leave it out"
-        found.problems.append(InputError("TEXT_TOO_LONG", found.folder, store.ids[i], message))

@@ -16,9 +16,11 @@ from itertools import pairwise
 import numpy as np
 
 from lgdlm.batch import Batch
-from lgdlm.data.collate import Frame, collate
+from lgdlm.data.collate import collate
 from lgdlm.data.epoch import group_rows, plan_epoch
+from lgdlm.data.frame import Frame, frame_of, unfit
 from lgdlm.data.paired import PairedDataset
+from lgdlm.data.problems import refuse
 from lgdlm.errors import InputError
 
 
@@ -152,22 +154,6 @@ def in_order(dataset: PairedDataset, batch_size: int, frame: Frame | None = None
             yield collate(dataset, group, group, frame)
 
 
-def frame_of(
-    length_mode: str, *, eos_id: int | None = None, max_length: int | None = None, fill_multiple: int = 16, fill_width: int | None = None
-) -> Frame:
-    """The `Frame` of `model.length`: "predicted" or "eos" (which needs `eos_id`)."""
-    if length_mode == "predicted":
-        return Frame(max_length=max_length)
-    if length_mode != "eos":
-        raise InputError("CHOICE", "configuration", "model.length", f"expected predicted or eos, got {length_mode!r}")
-    if eos_id is None:
-        message = "eos needs a tokenizer with an end-of-text id; use model.length=predicted"
-        raise InputError("NO_EOS", "configuration", "model.length", message)
-    if fill_width is not None and max_length is None:
-        max_length = fill_width
-    return Frame(eos_id=eos_id, multiple=fill_multiple, width=fill_width, max_length=max_length)
-
-
 def _fitting(dataset: PairedDataset, frame: Frame, too_long: str) -> tuple[np.ndarray, int, int]:
     """Positions of the usable documents, and how many were dropped and truncated."""
     assert too_long in ("error", "drop", "truncate")
@@ -179,11 +165,7 @@ def _fitting(dataset: PairedDataset, frame: Frame, too_long: str) -> tuple[np.nd
     if not long.any():
         return everything, 0, 0
     if too_long == "error":
-        message = (
-            f"{int(long.sum())} of {len(dataset)} texts need more than {frame.max_length} tokens (longest {int(needed.max())}); "
-            f"raise model.max_seq_len, or prepare with a smaller max_tokens"
-        )
-        raise InputError("TEXT_TOO_LONG", dataset.folder or "data", dataset.ids[int(np.flatnonzero(long)[0])], message)
+        refuse(unfit(dataset, frame, dataset.folder or "data"))
     return (everything[~long], int(long.sum()), 0) if too_long == "drop" else (everything, 0, int(long.sum()))
 
 

@@ -7,7 +7,6 @@ The statistics are of the stored (projected) latents of the train split; trainin
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.storage import write_json
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -83,9 +83,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     if len(data) > MANIFEST_BYTES:
         raise InputError("BAD_MANIFEST", where, "file", f"is larger than {MANIFEST_BYTES} bytes; run prepare again")
     try:
-        raw = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", None)
+        raw = parse(data)
+    except ValueError as error:
+        line = getattr(error, "line", 0)
         raise InputError("BAD_JSON", f"{where}:{line}" if line else where, "file", f"is not JSON ({error}); run prepare again") from None
     return _parse(raw, where)
 
@@ -114,6 +114,8 @@ def _parse(raw: object, where: Path) -> Manifest:
     for entries in values["shards"].values():
         good = isinstance(entries, list) and all(_entry(entry, ("rows", "bytes"), ("file", "sha256")) for entry in entries)
         demand(good, "shards", "lists of file, rows, bytes, sha256")
+    files = [entry["file"] for entries in values["shards"].values() for entry in entries]
+    demand(len(files) == len(set(files)), "shards", "every file once")
     demand(all(_entry(entry, ("bytes",), ("sha256",)) for entry in values["files"].values()), "files", "bytes, sha256")
     dim, mean, std = (values.get(name) for name in ("latent_dim", "latent_mean", "latent_std"))
     demand(dim is None or (_count(dim) and dim > 0), "latent_dim", "a positive integer or null")

@@ -17,6 +17,7 @@ import numpy as np
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.manifest import Manifest
 from lgdlm.data.shard import Shard, ShardBuffer
+from lgdlm.data.statistics import LatentStatistics
 from lgdlm.data.storage import digest, write_bytes
 from lgdlm.errors import InputError
 
@@ -136,16 +137,23 @@ class PackedSplit:
         return out
 
     def verify(self, on_problem: Callable[[InputError], None]) -> None:
-        """Read everything: hashes, token ids within the vocabulary, finite latents, texts that are UTF-8 and not empty, distinct ids."""
-        from lgdlm.data.verification import verify_shard
+        """Read everything: hashes, token ids within the vocabulary, finite latents and their statistics, usable texts, distinct ids."""
+        from lgdlm.data.verification import verify_shard, verify_statistics
 
         seen: dict[str, int] = {}
+        statistics = LatentStatistics(self.manifest.latent_dim or 0) if self.split == "train" else None
         for shard, entry, start in zip(self.shards, self.manifest.shards.get(self.split, []), self._starts, strict=False):
             found = digest(shard.path)["sha256"]
             if found != entry["sha256"]:
                 message = f"expected {entry['sha256'][:12]}, got {found[:12]}; the file is damaged: run prepare again"
                 on_problem(InputError("HASH", shard.path, "sha256", message))
             verify_shard(shard, int(start), self.manifest.vocab_size, seen, on_problem)
+            if statistics is not None and shard.latents is not None:
+                if np.isfinite(shard.latents).all():
+                    statistics.add(shard.latents)
+                else:  # reported sample by sample
+                    statistics = None
+        verify_statistics(self.folder, statistics, self.manifest, on_problem)
 
     def _place(self, index: int) -> tuple[Shard, int]:
         index = int(index)

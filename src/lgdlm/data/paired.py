@@ -20,6 +20,7 @@ from lgdlm.data.packed import PackedSplit, Strings
 from lgdlm.data.problems import refuse
 from lgdlm.data.samples import TOKENS, SampleSplit
 from lgdlm.data.shard import map_columns
+from lgdlm.data.verification import verify_files, verify_statistics
 from lgdlm.errors import InputError
 
 EMBEDDINGS = "validation_embeddings.safetensors"
@@ -133,7 +134,7 @@ def open_dataset(
     vocab_size        ids the tokenizer has; needed for per-sample tokens that carry no manifest
     external_latents  False: latents are not read, and `latents` answers None
     limit             the first samples only
-    verify            False: trust a packed folder's hashes and values (sizes and headers are checked always)
+    verify            False: trust a packed folder's hashes, values and statistics (sizes and headers are checked always)
     train             the open train split whose statistics a per-sample validation split shares; None: they are computed
 
     Raises InputError (exit 2): NO_LATENTS, LATENT_DIM, NO_VOCABULARY, CONSTANT_LATENT, and everything the layouts report.
@@ -152,6 +153,8 @@ def open_dataset(
         store = PackedSplit(folder, manifest, split)
         if verify:
             problems: list[InputError] = []
+            if split == "train":
+                verify_files(folder, manifest, problems.append)
             store.verify(problems.append)
             refuse(problems)
         return PairedDataset(store, manifest, split, folder=folder, limit=limit, with_latents=external_latents)
@@ -191,6 +194,9 @@ def open_samples(
     size = sum(len(text.encode()) for text in samples.texts)
     counts = {split: {"rows": len(samples.lengths), "tokens": int(samples.lengths.sum()), "bytes": size}}
     if manifest is not None:
+        if split == "train" and limit is None and samples.latent_dim == manifest.latent_dim:
+            verify_files(folder, manifest, report)
+            verify_statistics(folder, samples.statistics, manifest, report)
         return samples, manifest
     plain = Manifest(layout="samples", vocab_size=vocabulary, tokenizer={"kind": "external", "vocab_size": vocabulary}, counts=counts)
     if not external_latents or samples.statistics is None:
@@ -217,5 +223,5 @@ def check_dim(folder: Path, held: int | None, expected: int | None) -> None:
         raise InputError("NO_LATENTS", folder, "latents", message)
     if expected is not None and held != expected:
         command = f"lgdlm convert input={folder} out=<folder> projection=pca latent_dim={expected}"
-        message = f"expected latents of {expected} numbers, got {held}; run: {command}"
+        message = f"expected latents of {expected} numbers, got {held}; run: {command} ; or set model.latent_dim={held}"
         raise InputError("LATENT_DIM", folder, "latent_dim", message)

@@ -8,7 +8,7 @@ Repeating the same request is a no-op; a request that was killed goes on where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lgdlm.data.corpus import read_corpus
 from lgdlm.data.embedding_cache import embed
 from lgdlm.data.given_latents import GivenLatents
 from lgdlm.data.manifest import Manifest
-from lgdlm.data.projection import Projection
+from lgdlm.data.projection import PROJECTIONS, Projection
 from lgdlm.data.selection import Selection, select
 from lgdlm.data.staging import Staging
 from lgdlm.data.tokenizer import make_tokenizer
@@ -44,6 +44,7 @@ def prepare(
     out: str | Path = "data/wordnet",
     *,
     path: str | Path | None = None,
+    corpus_options: Mapping[str, str] | None = None,
     kinds: Sequence[str] | None = None,
     validation_kinds: Sequence[str] | None = None,
     tokenizer: str = "rwkv_compact",
@@ -51,8 +52,9 @@ def prepare(
     vocab_size: int = 8192,
     encoder: str | Path | None = "minilm",
     family: str | None = None,
+    encoder_options: Mapping[str, str] | None = None,
     latents: str | Path | None = None,
-    projection: str = "pca",
+    projection: str | Path = "pca",
     latent_dim: int | None = 32,
     min_tokens: int = 1,
     max_tokens: int = 512,
@@ -65,12 +67,13 @@ def prepare(
 ) -> Prepared:
     """Build a data folder at `out`; returns it with its manifest.
 
-    source, path, kinds   as `read_corpus`
+    source, path, kinds, corpus_options   as `read_corpus`; the last are its text_field, id_field, split and language
     validation            texts held out: a number (>= 1) or a share (< 1); exact
     validation_kinds      kinds that may be held out; None: those of the corpus, for wordnet its definitions
     tokenizer             a key of TOKENIZERS; `vocab_size` for rwkv_compact, `tokenizer_path` for hf
     encoder, family       as `load_encoder`; None: no latents, unless `latents` (a .npy file or folder of blocks) brings them
-    projection            "pca", "matryoshka" or "identity", from the encoder's width to `latent_dim` (None: that width)
+    encoder_options       role, instruction, language and dtype of `load_encoder`
+    projection            "pca", "matryoshka", "identity" or the folder of a saved one, to `latent_dim` (None: the encoder's width)
     min_tokens, max_tokens   shorter and longer texts are left out and counted
     limit                 a seeded sample of so many texts
     layout                "packed" or "samples"
@@ -79,7 +82,7 @@ def prepare(
 
     Raises InputError (EXISTS where `out` holds something else, and what every part raises), LockedError, StorageError.
     """
-    corpus = read_corpus(source, path, kinds=kinds, latents=latents)
+    corpus = read_corpus(source, path, kinds=kinds, latents=latents, **(corpus_options or {}))
     if validation_kinds is None and source == "wordnet":
         validation_kinds = ("definition",)
     request: dict[str, object] = {
@@ -90,7 +93,7 @@ def prepare(
         "vocab_size": vocab_size if tokenizer == "rwkv_compact" else None,
         "encoder": None if corpus.latents is not None or encoder is None else _content(encoder),
         "family": family,
-        "projection": projection,
+        "projection": projection if projection in PROJECTIONS else _content(projection),
         "latent_dim": latent_dim,
         "min_tokens": min_tokens,
         "max_tokens": max_tokens,
@@ -99,6 +102,7 @@ def prepare(
         "seed": seed,
         "limit": limit,
         "layout": layout,
+        **({"encoder_options": dict(encoder_options)} if encoder_options else {}),
     }
     with Staging(out) as staging:
         held = staging.finished(request, overwrite)
@@ -119,7 +123,7 @@ def prepare(
             limit=limit,
             on_progress=lambda done, total: on_progress("tokenizing", done, total),
         )
-        vectors, encoder_identity = _vectors(corpus.latents, encoder, family, chosen, staging.cache, on_progress)
+        vectors, encoder_identity = _vectors(corpus.latents, encoder, family, encoder_options or {}, chosen, staging.cache, on_progress)
         fitted = None if vectors is None else fit_on(vectors, projection, latent_dim, chosen.train)
         splits = {"train": chosen.train, "validation": chosen.validation}
         rows = {name: _rows(chosen, part, vectors, fitted, on_progress) for name, part in splits.items() if len(part)}
@@ -150,6 +154,7 @@ def _vectors(
     given: GivenLatents | None,
     encoder: str | Path | None,
     family: str | None,
+    options: Mapping[str, Any],
     chosen: Selection,
     cache: Path,
     on_progress: StageProgress,
@@ -161,7 +166,7 @@ def _vectors(
         return None, None
     from lgdlm.data.encoder import load_encoder
 
-    loaded = load_encoder(encoder, family=family)
+    loaded = load_encoder(encoder, family=family, **options)
     vectors = embed(loaded, [text.text for text in chosen.texts], cache, lambda done, total: on_progress("embedding", done, total))
     return vectors, {**loaded.identity(), "truncated": loaded.truncated}
 

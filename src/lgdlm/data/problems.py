@@ -1,6 +1,6 @@
 """Many errors at once: the first, the count, and a file that lists all.
 
-A scan appends every `InputError` it meets to a list; `refuse` turns the list into the one error a command ends with.
+A scan appends every error it meets to a list; `refuse` turns the list into the one error a command ends with.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgdlm.errors import InputError
+from lgdlm.errors import LgdlmError
 
 
-def list_problems(problems: Sequence[InputError]) -> Path:
+def list_problems(problems: Sequence[LgdlmError]) -> Path:
     """Write one line per problem into a fresh file of the temporary folder, outside the data; returns its path."""
     handle, name = tempfile.mkstemp(prefix="lgdlm-problems-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -21,18 +21,21 @@ def list_problems(problems: Sequence[InputError]) -> Path:
     return Path(name)
 
 
-def refuse(problems: Sequence[InputError]) -> None:
-    """Raise the first problem; with several, its message opens with the count and the file that lists all.
+def refuse(problems: Sequence[LgdlmError]) -> None:
+    """Raise the first problem; with several, its preface has the count and the file that lists all.
 
-    Raises InputError with the first problem's code, place and field; returns when there is no problem.
+    Raises an error of the first problem's class, code, place and field; returns when there is no problem.
     """
     if not problems:
         return
     first = problems[0]
     if len(problems) == 1:
         raise first
-    listed = list_problems(problems)
-    raise InputError(first.code, first.where, first.field, f"problem 1 of {len(problems)}, all listed in {listed} : {first.message}")
+    try:
+        where = f", all listed in {list_problems(problems)} "
+    except OSError:  # no place for the list: the first and the count must do
+        where = " "
+    raise type(first)(first.code, first.where, first.field, first.message, f"problem 1 of {len(problems)}{where}: ")
 
 
 def _flat(text: str) -> str:

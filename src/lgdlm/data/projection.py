@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.storage import make_folder, write_bytes, write_json
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 ROWS = 16384  # of x that are held in float64 at a time
@@ -115,11 +115,11 @@ def load_projection(folder: str | Path) -> Projection:
     with inside.open(IDENTITY_FILE, path, "projection") as file, inside.open(FILE, Path(folder) / FILE, "projection") as tensors:
         data, packed = file.read(), tensors.read()
     try:
-        facts, arrays = json.loads(data), load(packed)
+        facts, arrays = parse(data), load(packed)
         share, mean, components = float(facts["explained_variance"]), arrays.get("mean"), arrays.get("components")
         projection = Projection(str(facts["kind"]), int(facts["input_dim"]), int(facts["dim"]), share, mean, components)
         sound = projection.kind in PROJECTIONS and projection.identity() == facts
-    except (ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, SafetensorError) as error:
         raise InputError("BAD_PROJECTION", path, "file", f"cannot be read ({error!r:.100}); run prepare again") from None
     if not sound:
         raise InputError("BAD_PROJECTION", path, "sha256", "does not belong to the tensors beside it; run prepare again")

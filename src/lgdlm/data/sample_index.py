@@ -13,80 +13,84 @@ from typing import Any
 
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.entries import read_json
+from lgdlm.data.strict_json import name_of
+from lgdlm.data.text import flaw
 from lgdlm.data.verification import Report, duplicate_id
 from lgdlm.errors import InputError
 
 
 @dataclass(frozen=True)
 class SampleEntry:
-    """One line of the list: `where` is `<split>_data.json#index`; `latent_path` is relative to the list's folder."""
+    """One line of the list: `where` is `<split>_data.json#index`; `latent_path` is relative to the list's folder.
+
+    One that is not `sound` has been reported: its files are its own all the same.
+    """
 
     where: str
     id: str
     text: str
     stem: str
     latent_path: str | None
+    sound: bool = True
 
 
 def list_name(split: str) -> str:
     return f"{split}_data.json"
 
 
-def read_entries(folder: Path, split: str, report: Report, *, with_latents: bool, limit: int | None = None) -> list[SampleEntry]:
-    """The entries of a split, in order, problems handed to `report` (their entries are left out): those of `read_json`,
-    BAD_ENTRY, EMPTY_TEXT, BAD_UTF8, DUPLICATE_ID.
+def read_entries(
+    folder: Path, split: str, report: Report, *, with_latents: bool, limit: int | None = None
+) -> tuple[list[SampleEntry], bool]:
+    """The entries of a split, in order, and whether they are all there is: no limit left one out, and all could be read.
 
-    Raises InputError where there is nothing to read: MISSING_FILE, LAYOUT, EMPTY_CORPUS.
+    Problems go to `report`: those of `read_json` and `flaw`, BAD_ENTRY, DUPLICATE_ID. Raises InputError where there is nothing to
+    read: MISSING_FILE, LAYOUT, EMPTY_CORPUS.
     """
     path = folder / list_name(split)
     if not path.exists() and (folder / f"{split}_data.jsonl").exists():
         message = f"sharded latents are read by prepare; run: lgdlm prepare source=file input={folder} out=<folder>"
         raise InputError("LAYOUT", folder / f"{split}_data.jsonl", "latent_dir", message)
-    if not path.exists():
+    if not os.path.lexists(path):
         message = f"expected manifest.json (packed) or {path.name} (per-sample); point data.latent_dir at the data or run lgdlm prepare"
         raise InputError("MISSING_FILE", path, "latent_dir", message)
-    found = list(read_json(Confinement(folder).path(path.name, path, "file")))
-    if not found:
-        raise InputError("EMPTY_CORPUS", path, "file", "holds no sample; point data.latent_dir at prepared data")
     entries: list[SampleEntry] = []
     seen: dict[str, int] = {}
-    for index, value in enumerate(found[:limit]):
+    index, whole = -1, True
+    for index, value in enumerate(read_json(Confinement(folder).path(path.name, path, "file"))):
+        if limit is not None and index >= limit:
+            whole = False
+            break
         if isinstance(value, InputError):
             report(value)
+            whole = False
             continue
         entry = _entry(f"{path}#{index}", index, value.values, with_latents, report)
-        if entry is not None:
+        if entry.sound:
             duplicate_id(entry.where, entry.id, index, seen, report)
-            entries.append(entry)
-    return entries
+        entries.append(entry)
+    if index < 0:
+        raise InputError("EMPTY_CORPUS", path, "file", "holds no sample; point data.latent_dir at prepared data")
+    return entries, whole
 
 
-def _entry(where: str, index: int, value: dict[str, Any], with_latents: bool, report: Report) -> SampleEntry | None:
+def _entry(where: str, index: int, value: dict[str, Any], with_latents: bool, report: Report) -> SampleEntry:
     text, latent_path, given = value.get("text"), value.get("latent_path"), value.get("id")
     stem = PurePosixPath(latent_path).stem if isinstance(latent_path, str) else value.get("stem", "")
     stem = stem if isinstance(stem, str) else ""
-    name = str(given) if isinstance(given, str | int) and not isinstance(given, bool) and given != "" else stem or f"#{index}"
+    named = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
+    name = str(given) if named else stem or f"#{index}"
+    fault = None
     if not isinstance(text, str):
-        report(InputError("BAD_ENTRY", where, name, f"expected text to be a string, got {type(text).__name__}"))
-        return None
-    if not text.strip():
-        report(InputError("EMPTY_TEXT", where, name, "has an empty text; leave the sample out"))
-        return None
-    if not (_is_unicode(text) and _is_unicode(name)):
-        report(InputError("BAD_UTF8", where, f"#{index}", "holds a lone surrogate, which is not a character; repair the text or id"))
-        return None
-    if not isinstance(latent_path, str) and (with_latents or latent_path is not None):
-        report(InputError("BAD_ENTRY", where, name, f"expected latent_path to be a string, got {type(latent_path).__name__}"))
-        return None
-    return SampleEntry(where, name, text, stem or name, latent_path)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        fault = "BAD_ENTRY", f"expected text to be a string, got {name_of(text)}"
+    elif not named and given is not None:
+        fault = "BAD_ENTRY", f"expected id to be a string that is not empty, or a whole number, got {str(given)[:40]!r}"
+    elif not isinstance(latent_path, str) and (with_latents or latent_path is not None):
+        fault = "BAD_ENTRY", f"expected latent_path to be a string, got {name_of(latent_path)}"
+    else:
+        fault = flaw(text) or (flaw(name) if named else None)  # a name taken from the path is checked with the path
+    if fault is not None:
+        report(InputError(fault[0], where, name, fault[1]))
+    return SampleEntry(where, name, text if isinstance(text, str) else "", stem or name, str(latent_path or "") or None, fault is None)
 
 
 class TokenFiles:

@@ -57,10 +57,12 @@ class SampleSplit:
     ):
         self.folder, self.split, self.with_latents, self._vocab_size = Path(latent_dir), split, with_latents, vocab_size
         self._latent_root, self._token_root = Confinement(latent_dir), Confinement(token_dir)
-        entries = read_entries(self.folder, split, report, with_latents=with_latents, limit=limit)
+        entries, whole = read_entries(self.folder, split, report, with_latents=with_latents, limit=limit)
         files = TokenFiles(Path(token_dir), split)
-        self._entries, self._token_paths = entries, [files.pair(entry, report) for entry in entries]
-        if limit is None:
+        paths = [files.pair(entry, report) for entry in entries]
+        self._entries = [entry for entry in entries if entry.sound]
+        self._token_paths = [path for path, entry in zip(paths, entries, strict=True) if entry.sound]
+        if whole:
             files.report_unpaired(list_name(split), report)
             self._report_unlisted(entries, report)
         self.statistics: LatentStatistics | None = None

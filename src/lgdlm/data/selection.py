@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lgdlm.data.problems import refuse
 from lgdlm.data.split import content_key, hold_out, ranking
 from lgdlm.data.text import Counts, Text
 from lgdlm.data.tokenizer import Tokenizer
@@ -106,10 +107,24 @@ def _tokenize(tokenizer: Tokenizer, texts: Sequence[Text], order: Sequence[int],
     tokens: dict[int, np.ndarray] = {}
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
-        for i, ids in zip(part, tokenizer.encode_batch([texts[i].text for i in part]), strict=True):
+        try:
+            encoded = tokenizer.encode_batch([texts[i].text for i in part])
+        except InputError:
+            refuse([problem for i in part if (problem := _not_encodable(tokenizer, texts[i]))])
+            raise
+        for i, ids in zip(part, encoded, strict=True):
             tokens[int(i)] = np.asarray(ids, np.int32)
         on_progress(start + len(part), len(order))
     return tokens
+
+
+def _not_encodable(tokenizer: Tokenizer, text: Text) -> InputError | None:
+    """What the tokenizer says against a text, with the text's name."""
+    try:
+        tokenizer.encode(text.text)
+    except InputError as problem:
+        return InputError(problem.code, "text", text.id, problem.message)
+    return None
 
 
 def _of_kinds(texts: Sequence[Text], keys: Sequence[bytes], order: Sequence[int], kinds: Sequence[str]) -> list[int]:

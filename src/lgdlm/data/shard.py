@@ -11,7 +11,6 @@ opening a shard costs nothing, a row costs the pages it lies on.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 DTYPES = {"U8": np.uint8, "U16": np.uint16, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
@@ -49,8 +49,8 @@ def map_columns(path: Path) -> dict[str, np.ndarray]:
         if size < 8 or length > min(size - 8, HEADER_BYTES):
             raise bad(f"claims a header of {length} bytes in a file of {size}")
         try:
-            header = json.loads(file.read(length).decode("utf-8"))
-        except (ValueError, RecursionError):
+            header = parse(file.read(length))
+        except ValueError:
             raise bad("is not JSON") from None
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if not isinstance(header, dict):

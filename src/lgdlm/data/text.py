@@ -1,4 +1,4 @@
-"""One text of a corpus and the honest counts of a corpus.
+"""One text of a corpus, what no text may be, and the honest counts of a corpus.
 
 read = kept + sum of dropped,   every dropped text under the reason why
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+TEXT_BYTES = 1 << 23  # 8 MiB of UTF-8: a book is shorter, a file without line ends is longer
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,18 @@ class Dropped:
     """A text that a reader found and does not hand on, and why."""
 
     reason: str
+
+
+def flaw(text: str) -> tuple[str, str] | None:
+    """(code, what is wrong) of a string that is no usable text; None where nothing is."""
+    if not text.strip():
+        return "EMPTY_TEXT", "expected a text, got nothing or white space; leave it out"
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "BAD_TEXT", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; repair it"
+    if size > TEXT_BYTES:
+        return "TEXT_SIZE", f"has {size} bytes, a text has at most {TEXT_BYTES}; split it"
+    if "\0" in text:
+        return "BAD_TEXT", f"holds the character U+0000 at {text.index(chr(0))}, which ends texts and is in none; repair it"
+    return None

@@ -70,7 +70,8 @@ def make_tokenizer(
     """A tokenizer by name, a key of TOKENIZERS.
 
     texts, size        rwkv_compact: the train texts it is fitted on, and how many ids it has
-    path, eos_token    hf: the local folder or tokenizer.json, and its token that ends a text where the folder names none
+    path, eos_token    hf: the local folder or tokenizer.json, and its token that ends a text where the folder names none; a folder that
+                       `save` wrote gives that tokenizer back, whatever its kind
 
     Raises InputError: UNKNOWN_VALUE, MISSING_KEY (an argument that this kind needs), MISSING_PACKAGE, MISSING_EOS and others of the kind.
     """
@@ -83,6 +84,8 @@ def make_tokenizer(
     elif kind == "hf":
         if path is None:
             raise InputError("MISSING_KEY", "tokenizer", "prepare.tokenizer", "tokenizer=hf needs the local folder of a tokenizer")
+        if (Path(path) / FILE).is_file():
+            return load_tokenizer(path)
         arguments = {"path": path, "eos_token": eos_token}
     return TOKENIZERS[kind](**arguments)
 

@@ -5,12 +5,12 @@ folder/tokenizer_identity.json {"kind", "vocab_size", "eos_id", "sha256"}  +  vo
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.storage import make_folder, write_bytes, write_json
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 FILE = "tokenizer_identity.json"
@@ -27,8 +27,8 @@ def read_identity(folder: str | Path) -> dict[str, Any]:
     """The identity in a folder. Raises InputError: MISSING_FILE, NOT_A_FILE, BAD_TOKENIZER."""
     path = Path(folder) / FILE
     try:
-        identity = json.loads(read_tokenizer_file(folder, FILE))
-    except (ValueError, RecursionError) as error:
+        identity = parse(read_tokenizer_file(folder, FILE))
+    except ValueError as error:
         raise InputError("BAD_TOKENIZER", path, "file", f"is not readable as JSON ({error}); run prepare again") from None
     if not isinstance(identity, dict):
         raise InputError("BAD_TOKENIZER", path, "file", "expected an object; run prepare again")

@@ -17,7 +17,7 @@ from lgdlm.data.columnar import is_saved_dataset, read_parquet, read_saved_datas
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.entries import Entry, read_json, read_jsonl, read_txt
 from lgdlm.data.given_latents import GivenLatents
-from lgdlm.data.text import Dropped, Text
+from lgdlm.data.text import Dropped, Text, flaw
 from lgdlm.errors import InputError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")
@@ -43,6 +43,8 @@ class UserFiles:
 
     def files(self) -> list[Path]:
         """The files in reading order. Raises InputError: MISSING_FILE, NOT_A_FILE, UNKNOWN_FORMAT, and those of a saved dataset."""
+        if self.split is not None and not is_saved_dataset(self.path):
+            raise InputError("UNKNOWN_SPLIT", self.path, "prepare.split", "only a saved Hugging Face dataset has splits; leave it out")
         if not self.path.is_dir():
             if not self.path.exists():
                 raise InputError("MISSING_FILE", self.path, "prepare.input", "does not exist")
@@ -61,7 +63,7 @@ class UserFiles:
         """Every text in order, with what was dropped and what is wrong in its place; `row` counts entries over all files.
 
         With `shards` (the latents of the sharded layout) `row` is the row of the latent that the entry names.
-        Yields InputError: BAD_UTF8, BAD_JSON, MISSING_KEY, WRONG_TYPE, EMPTY_TEXT, BAD_TEXT, DUPLICATE_ID, BAD_PARQUET,
+        Yields InputError: BAD_UTF8, BAD_JSON, MISSING_KEY, WRONG_TYPE, those of `flaw`, DUPLICATE_ID, BAD_PARQUET,
         BAD_ARROW, MISSING_LATENT, UNREADABLE.
         """
         row, seen = 0, dict[str, str]()
@@ -112,11 +114,10 @@ class UserFiles:
         text, name = values.get(self.text_field), values.get(self.id_field)
         if text is None:
             held = ", ".join(str(key)[:20] for key in list(values)[:6]) or "nothing"
-            return InputError("MISSING_KEY", where, self.text_field, f"an entry needs this field; this one holds {held}")
+            message = f"an entry needs this field (or prepare.text_field=...); this one holds {held}"
+            return InputError("MISSING_KEY", where, self.text_field, message)
         if not isinstance(text, str):
             return InputError("WRONG_TYPE", where, self.text_field, f"expected a string, got {type(text).__name__}")
-        if not text.strip():
-            return InputError("EMPTY_TEXT", where, self.text_field, "expected a text, got nothing or white space; remove the entry")
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
         if name is None:
@@ -124,8 +125,8 @@ class UserFiles:
         if not isinstance(name, str) or not name:
             return InputError("WRONG_TYPE", where, self.id_field, f"expected a string or a whole number, got {name!r:.40}")
         for key, value in ((self.text_field, text), (self.id_field, name)):
-            if not _encodable(value):
-                return InputError("BAD_TEXT", where, key, "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+            if fault := flaw(value):
+                return InputError(fault[0], where, key, fault[1])
         return Text(name, text, "text", row, split)
 
 
@@ -138,11 +139,3 @@ def _row_in_shards(entry: Entry, shards: GivenLatents) -> int | InputError:
     if row is None:
         return InputError("MISSING_LATENT", entry.where, "shard, idx", f"latent_shards/{name} has no row {index}")
     return row
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -14,7 +14,7 @@ import numpy as np
 
 from lgdlm.data.given_latents import GivenLatents
 from lgdlm.data.paired import EMBEDDINGS
-from lgdlm.data.projection import Projection, fit_projection
+from lgdlm.data.projection import PROJECTIONS, Projection, fit_projection, load_projection
 from lgdlm.data.storage import write_bytes
 from lgdlm.errors import InputError
 
@@ -44,12 +44,20 @@ class GivenRows:
         return self.given.rows(self.row[indices])
 
 
-def fit_on(vectors: Vectors, kind: str, latent_dim: int | None, train: np.ndarray) -> Projection:
+def fit_on(vectors: Vectors, kind: str | Path, latent_dim: int | None, train: np.ndarray) -> Projection:
     """The projection to `latent_dim` (None: the vectors' own width), fitted on the train texts `train` alone.
 
-    Raises InputError LATENT_DIM where `identity` would have to change the width, and what `fit_projection` raises.
+    `kind` is a key of PROJECTIONS, or the folder of a saved projection, which is taken as it is: new texts for a trained model.
+    Raises InputError LATENT_DIM where `identity` or a saved one would have to change its width, and what `fit_projection` raises.
     """
-    dim = vectors.dim if latent_dim is None else latent_dim
+    if kind not in PROJECTIONS and Path(kind).is_dir():
+        saved = load_projection(kind)
+        if (saved.input_dim, saved.dim) != (vectors.dim, latent_dim or saved.dim):
+            wanted = f"expected {vectors.dim} to {latent_dim or saved.dim}"
+            message = f"leads from {saved.input_dim} numbers to {saved.dim}, {wanted}; set latent_dim={saved.dim}"
+            raise InputError("LATENT_DIM", kind, "prepare.projection", message)
+        return saved
+    kind, dim = str(kind), vectors.dim if latent_dim is None else latent_dim
     if kind == "identity" and dim != vectors.dim:
         message = f"the encoder's vectors have {vectors.dim} numbers; set projection=pca or latent_dim={vectors.dim}"
         raise InputError("LATENT_DIM", "configuration", "prepare.latent_dim", message)

@@ -1,19 +1,27 @@
-"""The checks every sample must pass, whatever layout it lies in.
+"""The checks that data must pass, whatever layout they lie in.
 
-    0 <= token < V,   1 <= length,   latent finite,   text neither empty nor invalid,   ids distinct
+    every sample    0 <= token < V,   1 <= length,   latent finite,   text neither empty nor invalid,   ids distinct
+    the folder      every listed file has its hash, tokenizer and projection are the manifest's,   mean and std are those of train
 
-Each failure becomes one `InputError` that names the sample; nothing is repaired.
+Each failure becomes one `InputError` that names the sample or the file; nothing is repaired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from lgdlm.data.confinement import Confinement
+from lgdlm.data.manifest import Manifest
 from lgdlm.data.shard import Shard
+from lgdlm.data.statistics import LatentStatistics
+from lgdlm.data.storage import digest
+from lgdlm.data.text import flaw
 from lgdlm.errors import InputError
 
+TOLERANCE = 1e-6  # of the largest standard deviation
 Report = Callable[[InputError], None]
 
 
@@ -44,9 +52,43 @@ def verify_shard(shard: Shard, start: int, vocab_size: int, seen: dict[str, int]
             report(problem)
             continue
         where = f"{shard.path}#{row}"
-        if not text.strip():
-            report(InputError("EMPTY_TEXT", where, sample, "has an empty text; leave it out"))
+        if fault := flaw(text) or flaw(sample):
+            report(InputError(fault[0], where, sample, fault[1]))
         duplicate_id(where, sample, start + row, seen, report)
+
+
+def verify_files(folder: Path, manifest: Manifest, report: Report) -> None:
+    """Every file that the manifest lists besides the shards, and the identities of the tokenizer and the projection."""
+    from lgdlm.data.projection import load_projection
+    from lgdlm.data.tokenizer import load_tokenizer
+
+    root = Confinement(folder)
+    for name, entry in manifest.files.items():
+        try:
+            found = digest(path := root.path(name, folder / "manifest.json", "files"))
+            if found["sha256"] != entry["sha256"]:
+                message = f"expected {entry['sha256'][:12]}, got {found['sha256'][:12]}; run prepare again"
+                report(InputError("HASH", path, "sha256", message))
+        except InputError as problem:
+            report(problem)
+    for name, load in (("tokenizer", load_tokenizer), ("projection", load_projection)):
+        if (folder / name).is_dir():
+            try:
+                if load(folder / name).identity() != getattr(manifest, name):  # type: ignore[operator]
+                    report(InputError("IDENTITY", folder / name, name, "is not the one the manifest names; run prepare again"))
+            except InputError as problem:
+                report(problem)
+
+
+def verify_statistics(folder: Path, statistics: LatentStatistics | None, manifest: Manifest, report: Report) -> None:
+    """Mean and standard deviation of the train latents are the manifest's; None: they could not be taken."""
+    if statistics is None or not statistics.count or manifest.latent_mean is None or manifest.latent_std is None:
+        return
+    for name, held, true in (("latent_mean", manifest.latent_mean, statistics.mean), ("latent_std", manifest.latent_std, statistics.std)):
+        error = np.abs(np.array(held) - true).max() / max(statistics.std.max(), 1e-30)
+        if not error <= TOLERANCE:
+            message = f"differs from the train latents by {error:.1e} standard deviations; run prepare again"
+            report(InputError("STATISTICS", folder / "manifest.json", name, message))
 
 
 def duplicate_id(where: str, id: str, index: int, seen: dict[str, int], report: Report) -> None:

@@ -8,13 +8,15 @@ The choice depends on the texts alone: files may be reordered, and a larger `cou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lgdlm.data.paired import PairedDataset
 from lgdlm.errors import InputError
+
+Reader = Callable[[Sequence[np.ndarray]], np.ndarray]  # tokens of texts to raw latents float32 [n, L * D]
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,19 @@ def derangement(count: int, seed: int) -> np.ndarray:
     return partner
 
 
-def read_documents(dataset: PairedDataset, index: np.ndarray, eos_id: int | None = None) -> Documents:
-    """The chosen rows of a `PairedDataset`.
+def read_documents(dataset: PairedDataset, index: np.ndarray, eos_id: int | None = None, read: Reader | None = None) -> Documents:
+    """The chosen rows of a `PairedDataset`. `read` gives the latents of their tokens where the data has none.
 
     `eos_id`: of a model whose texts end with EOS; one that closes the stored tokens is then no real token. None: tokens as they are.
     Raises InputError: NO_LATENTS when the data has none, ZERO_LATENT for a latent without a direction.
     """
+    flat, lengths = dataset.gather(index)
+    tokens = np.split(flat, np.cumsum(lengths)[:-1])
+    if eos_id is not None:
+        tokens = [row[:-1] if len(row) and row[-1] == eos_id else row for row in tokens]
     latents = dataset.latents(index)
+    if latents is None and read is not None:
+        latents = read(tokens)
     if latents is None:
         raise InputError(
             "NO_LATENTS",
@@ -98,8 +106,4 @@ def read_documents(dataset: PairedDataset, index: np.ndarray, eos_id: int | None
         raise InputError(
             "ZERO_LATENT", dataset.folder or "data", name, "its latent is all zeros and has no direction to compare; encode it again"
         )
-    flat, lengths = dataset.gather(index)
-    tokens = np.split(flat, np.cumsum(lengths)[:-1])
-    if eos_id is not None:
-        tokens = [row[:-1] if len(row) and row[-1] == eos_id else row for row in tokens]
     return Documents([ids[int(i)] for i in index], [texts[int(i)] for i in index], tokens, vectors)

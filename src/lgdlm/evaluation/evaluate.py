@@ -1,7 +1,7 @@
 """One evaluation: the held-out documents, every metric, its baselines, samples to look at.
 
     documents = smallest hashes of the held-out split
-    likelihood (3 conditions) -> T2L -> L2T -> joint -> trajectory, map, judge          each into `Results`
+    likelihood (3 conditions) -> T2L -> L2T -> joint -> trajectory, map, judge, retention    each into `Results`
 
 What cannot be measured (no encoder, a package that is not installed) is listed in `not_run` with its reason.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from lgdlm.errors import InputError
 from lgdlm.evaluation import generation
 from lgdlm.evaluation.baselines import training_texts
 from lgdlm.evaluation.bootstrap import Bootstrap
-from lgdlm.evaluation.documents import Documents, held_out, keys_of, read_documents
+from lgdlm.evaluation.documents import Documents, Reader, held_out, keys_of, read_documents
 from lgdlm.evaluation.generation import Writing
 from lgdlm.evaluation.judge import Judge
 from lgdlm.evaluation.latent_map import latent_map
@@ -30,6 +31,8 @@ from lgdlm.evaluation.meaning import Encoder, Meaning, Projection, meaning_for
 from lgdlm.evaluation.measures import Measures
 from lgdlm.evaluation.metric import METRICS
 from lgdlm.evaluation.results import Results
+from lgdlm.evaluation.stage2 import Stage2, own_latents
+from lgdlm.evaluation.retention import Retention
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.sampling.decode import Decoder
 
@@ -80,6 +83,7 @@ def evaluate(
     joint_samples: int = 64,
     frame: Frame | None = None,
     judge: Judge | None = None,
+    retention: Retention | None = None,
     absent: Mapping[str, str] | None = None,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     compute_dtype: torch.dtype | None = None,
@@ -87,8 +91,8 @@ def evaluate(
 ) -> Results:
     """Measure `model` on held-out documents; returns `Results` ready to write.
 
-    `frame`: how texts lie in rows (of a model that ends texts with EOS; None: lengths are predicted). `absent`: reasons why `encoder`
-    or `judge` is None, by that word. `facts`: {"model": ..., "data": ...} to record beside what is found here. `compute_dtype`: autocast
+    `frame`: how texts lie in rows (of a model that ends texts with EOS; None: lengths are predicted). `absent`: reasons why `encoder`,
+    `judge` or `retention` is None, by that word. `facts`: {"model": ..., "data": ...} to record beside what is found here. `compute_dtype`: autocast
     of the generated parts; likelihoods are computed in the model's own precision. `on_progress(stage, done, total)`.
     Raises InputError for data without texts or latents, and for texts longer than the model.
     """
@@ -100,8 +104,9 @@ def evaluate(
     chosen = held_out(dataset_validation.texts, num_samples, seed)
     if not len(chosen) or not len(dataset_train):
         raise InputError("NO_TEXTS", dataset_validation.folder or "data", "texts", "evaluation needs held-out and training texts")
-    documents = read_documents(dataset_validation, chosen, closing)
-    train = read_documents(dataset_train, np.arange(len(dataset_train)), closing)
+    read = None if model.posterior is None else partial(own_latents, model)
+    documents = read_documents(dataset_validation, chosen, closing, read)
+    train = read_documents(dataset_train, np.arange(len(dataset_train)), closing, read)
     results = _begin(model, documents, train, dataset_validation, settings, seed, facts or {})
     reasons = {"encoder": "no encoder was given", "judge": "no judge was given", **(absent or {})}
     frame = frame or Frame()
@@ -110,7 +115,7 @@ def evaluate(
     steps = _Steps(on_progress)
 
     measures = Measures(model, documents, train, results, Bootstrap(len(documents), bootstrap, seed), seed)
-    measures.likelihoods(
+    beside, row = measures.likelihoods(
         frame, likelihood_draws, settings.estimator, steps.of("likelihood", len(CONDITIONS) * likelihood_draws * len(documents))
     )
     with torch.autocast(model.device.type, compute_dtype, enabled=compute_dtype is not None):
@@ -121,6 +126,11 @@ def evaluate(
         joint, joint_latents = generation.write_pairs(model, tokenizer, joint_samples, writing)
         few = slice(0, settings.traced)
         traces = generation.trace_texts(model, tokenizer, documents.latents[few], keys[few], writing)
+    texts = {"joint": joint}
+    if model.posterior is not None:
+        stage2 = Stage2(model, documents, results, measures.bootstrap, seed, beside)
+        stage2.bounds(frame, likelihood_draws, settings.estimator, row, steps.of("learned latent", likelihood_draws * len(documents)))
+        texts["prior"] = stage2.samples(tokenizer, joint_samples, writing, settings.shown)
     meaning: Meaning | None = None
     if encoder is None:
         results.leave_out("meaning of generated texts (cosines, retrieval)", reasons["encoder"])
@@ -137,22 +147,32 @@ def evaluate(
     if judge is None:
         results.leave_out("judge perplexity", reasons["judge"])
     else:
-        measures.judged(judge, written, joint, settings.judged, steps.of("judge", 3 * min(settings.judged, len(documents)) + joint_samples))
+        total = 3 * min(settings.judged, len(documents)) + len(texts) * joint_samples
+        measures.judged(judge, {"l2t": written, **texts}, settings.judged, steps.of("judge", total))
+    if retention is not None:
+        retention.measure(documents, results, measures.bootstrap, steps.of("left to right", 2 * len(documents)))
+    elif "retention" in reasons:
+        results.leave_out("left-to-right perplexity before and after", reasons["retention"])
     drawn: dict[str, tuple[np.ndarray, list[str]]] = {"t2l": (reading[:MAP_DRAWN], list(documents.texts[:MAP_DRAWN]))}
     if encoded is not None:
         there = np.flatnonzero(encoded.present)[:MAP_DRAWN]
         drawn["l2t"] = encoded.spaces["projected"][there], [written.texts[i] for i in there]
     drawn["joint"] = joint_latents, joint.texts
-    _draw_map(results, dataset_validation, drawn, seed, closing)
+    _draw_map(results, dataset_validation, drawn, seed, closing, read)
     order_of = {name: place for place, name in enumerate(METRICS)}
     results.numbers.sort(key=lambda entry: order_of[entry["name"]])
     return results
 
 
 def _draw_map(
-    results: Results, dataset: PairedDataset, drawn: Mapping[str, tuple[np.ndarray, list[str]]], seed: int, closing: int | None
+    results: Results,
+    dataset: PairedDataset,
+    drawn: Mapping[str, tuple[np.ndarray, list[str]]],
+    seed: int,
+    closing: int | None,
+    read: Reader | None,
 ) -> None:
-    shown = read_documents(dataset, held_out(dataset.texts, MAP_POINTS, seed), closing)
+    shown = read_documents(dataset, held_out(dataset.texts, MAP_POINTS, seed), closing, read)
     try:
         results.latent_map = latent_map(shown.latents, shown.texts, drawn)
     except ValueError as problem:

@@ -7,7 +7,7 @@ A document's draws follow from (seed, its key): rows are grouped by length only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,12 @@ class Writing:
     seed: int = 0
     room: int | None = None
 
+    @property
+    def steering(self) -> dict[str, Any]:
+        """What every sampler of texts takes."""
+        names = ("num_steps", "temperature", "guidance_scale", "order", "seed")
+        return {"seq_len": self.room, **{name: getattr(self, name) for name in names}}
+
 
 @dataclass
 class Texts:
@@ -59,15 +65,7 @@ def write_texts(
     found = Texts([""] * len(latents), [np.empty(0, np.int64)] * len(latents))
     for group in _grouped(sizes):
         part, size = conditions[group].to(model.device), torch.from_numpy(sizes[group])
-        shared: dict[str, Any] = {
-            "num_steps": writing.num_steps,
-            "temperature": writing.temperature,
-            "guidance_scale": writing.guidance_scale,
-            "order": writing.order,
-            "seed": writing.seed,
-            "rows": rows[group],
-            "seq_len": writing.room,
-        }
+        shared = {**writing.steering, "rows": rows[group]}
         if writing.best_of > 1 or writing.rounds:
             samples = best_of(model, part, writing.best_of, writing.rounds, **shared)
         else:
@@ -85,17 +83,7 @@ def write_pairs(model: TextLatentDiffusion, tokenizer: Decoder, count: int, writ
     assert longest is not None, "a canvas has a size"
     found, latents = Texts(), []
     for rows in torch.arange(count).split(max(1, BATCH_TOKENS // longest)):
-        samples = sample_joint(
-            model,
-            len(rows),
-            writing.room,
-            num_steps=writing.num_steps,
-            temperature=writing.temperature,
-            guidance_scale=writing.guidance_scale,
-            order=writing.order,
-            seed=writing.seed,
-            rows=rows,
-        )
+        samples = sample_joint(model, len(rows), rows=rows, **writing.steering)
         assert samples.latent is not None
         found.texts += samples.texts(tokenizer)
         found.tokens += token_ids(samples)
@@ -112,15 +100,9 @@ def read_latents(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> np.ndarray:
-    """Raw latents float32 [n, L * D] of texts: the one-step estimate, or with `num_steps` the mean of `average` DDIM samples.
-
-    A known text has a known end: a model that ends texts with EOS is shown that EOS and nothing behind it.
-    """
-    closing = np.array([] if model.length is not None else [model.eos_id], np.int64)
-    shown = [np.concatenate([ids, closing]) for ids in tokens]
-    found, rows = np.empty((len(shown), int(np.prod(model.latent_shape))), np.float32), torch.from_numpy(keys)
-    for group in _grouped(np.array([len(ids) for ids in shown])):
-        text, seen = _padded([shown[i] for i in group])
+    """Raw latents float32 [n, L * D] of texts: the one-step estimate, or with `num_steps` the mean of `average` DDIM samples."""
+    found, rows = np.empty((len(tokens), int(np.prod(model.latent_shape))), np.float32), torch.from_numpy(keys)
+    for group, text, seen in reading_rows(model, tokens):
         if num_steps is None:
             latent = predict_latent(model, text, seen, seed=seed, rows=rows[group])
         else:
@@ -137,18 +119,7 @@ def trace_texts(
     """The denoising of each latent's text, step by step: [{clock, tokens, masked}, ...]; `tokens` are strings, empty at masks."""
     moments: list[Moment] = []
     conditions = torch.from_numpy(latents).view(len(latents), *model.latent_shape)
-    samples = sample_text_from_latent(
-        model,
-        conditions,
-        writing.room,
-        num_steps=writing.num_steps,
-        temperature=writing.temperature,
-        guidance_scale=writing.guidance_scale,
-        order=writing.order,
-        seed=writing.seed,
-        rows=torch.from_numpy(keys),
-        callback=moments.append,
-    )
+    samples = sample_text_from_latent(model, conditions, rows=torch.from_numpy(keys), callback=moments.append, **writing.steering)
     traces = []
     for row, width in enumerate(samples.seen_mask.sum(dim=1).tolist()):
         trace: list[dict[str, object]] = []
@@ -175,6 +146,17 @@ def _sizes(model: TextLatentDiffusion, conditions: torch.Tensor, rows: torch.Ten
         z = standardised(model, conditions)
         rng = identities(model, len(rows), writing.seed, rows)
         return lengths(model, z, z.new_zeros(len(rows)), rng, writing.temperature, None, None).cpu().numpy()
+
+
+def reading_rows(model: TextLatentDiffusion, tokens: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Texts as the model reads them, in groups of similar length: which ones, int64 [b]; ids int64 [b, N]; what is seen, bool [b, N].
+
+    A known text has a known end: a model that ends texts with EOS is shown that EOS and nothing behind it.
+    """
+    closing = np.array([] if model.length is not None else [model.eos_id], np.int64)
+    shown = [np.concatenate([ids, closing]) for ids in tokens]
+    for group in _grouped(np.array([len(ids) for ids in shown])):
+        yield group, *_padded([shown[i] for i in group])
 
 
 def _grouped(sizes: np.ndarray) -> list[np.ndarray]:

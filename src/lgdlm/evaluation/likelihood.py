@@ -82,7 +82,7 @@ def text_nelbo(
             x_t, t, weight = (_by_counts if estimator == "counts" else _by_times)(model, y, scored, real, strata, rows)
             pair = _question(model, x_t, t, real, latents[torch.from_numpy(which)], condition, rows)
             asked = (x_t == model.mask_id) & scored
-            text[which, draw] = (_nats(model, pair.at(logits_at=asked), y) * weight).cpu().numpy()
+            text[which, draw] = (_nats(model, model.over(pair.at(logits_at=asked), y), y) * weight).cpu().numpy()
             if model.length is not None:
                 length[which, draw] = model.length.loss(pair.latent, pair.t_latent, real.sum(dim=1)).double().cpu().numpy()
             if on_progress:

@@ -7,6 +7,7 @@ writings      L2T | nearest and random training text             pairs      join
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from lgdlm.evaluation.latent import error_statistics, latent_statistics
 from lgdlm.evaluation.likelihood import CONDITIONS, Likelihood, standard_error, text_nelbo
 from lgdlm.evaluation.meaning import Meaning, Vectors
 from lgdlm.evaluation.metric import mean_of
-from lgdlm.evaluation.ngram import baseline_nats, length_nats
+from lgdlm.evaluation.ngram import baseline_nats, length_nats, width_nats
 from lgdlm.evaluation.results import Results
 from lgdlm.evaluation.text import distinct, meaning_statistics, overlap_statistics, token_statistics
 from lgdlm.models.joint import TextLatentDiffusion
@@ -44,18 +45,23 @@ class Measures:
         self.results, self.bootstrap, self.seed = results, bootstrap, seed
         self.keys = keys_of(documents)
 
-    def likelihoods(self, frame: Frame, draws: int, estimator: str, on_progress: Progress) -> None:
-        """NELBO, perplexity, bits per byte and length cost in each condition."""
+    def likelihoods(self, frame: Frame, draws: int, estimator: str, on_progress: Progress) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """NELBO, perplexity, bits per byte and length cost in each condition.
+
+        Returns each document's nats under the baselines and with no latent, by name, and its nats of the row's width.
+        """
         documents, results = self.documents, self.results
         tokens, size = documents.lengths.astype(np.float64), documents.bytes.astype(np.float64)
         beside = baseline_nats(self.train, documents, self.model.denoiser.vocab_size)
         lengths = {"length histogram": mean_of(length_nats(self.train.lengths, documents.lengths))}
+        row = np.zeros(len(documents)) if self.model.length is not None else width_nats(self.train.lengths, documents.lengths, frame)
         found: dict[str, Likelihood] = {}
         for condition in CONDITIONS:
             if condition == "shuffled_latent" and len(documents) < 2:
                 results.leave_out("NELBO given another text's z", "it needs at least two texts")
                 continue
             likelihood = text_nelbo(self.model, documents, condition, draws, self.seed, estimator, frame, on_progress=on_progress)
+            likelihood = replace(likelihood, length=likelihood.length + row)
             found[condition] = likelihood
             for name, count in (("nelbo", tokens), ("perplexity", tokens), ("bits_per_byte", size)):
                 others = {key: np.stack([nats, count], axis=1) for key, nats in beside.items()}
@@ -66,6 +72,7 @@ class Measures:
         if len(found) == len(CONDITIONS):
             gain = found["shuffled_latent"].nats - found["given_latent"].nats
             results.add("nelbo_latent_gain", np.stack([gain, tokens], axis=1), self.bootstrap)
+        return {**beside, "without z": found["unconditional"].nats}, row
 
     def readings(self, latent_steps: int, on_progress: Progress, shown: int) -> np.ndarray:
         """T2L: one step, one DDIM sample, the mean of eight; returns the samples, raw float32 [n, L * D]."""
@@ -186,13 +193,13 @@ class Measures:
             self.results.add("joint_cosine_projected", mean_of(own), bootstrap, beside)
         self.results.samples["joint"] = samples[:shown]
 
-    def judged(self, judge: Judge, written: Texts, joint: Texts, count: int, on_progress: Progress) -> None:
-        """Perplexity of generated texts under a language model, beside real texts and the same with shuffled words."""
+    def judged(self, judge: Judge, written: Mapping[str, Texts], count: int, on_progress: Progress) -> None:
+        """Perplexity of generated texts, `count` of each way, under a language model, beside real ones and those with shuffled words."""
         rng = np.random.default_rng(self.seed)
         real = list(self.documents.texts[:count])
         shuffled = [" ".join(rng.permutation(text.split())) for text in real]
         beside = {"real texts": judge.statistics(real, on_progress), "shuffled words": judge.statistics(shuffled, on_progress)}
-        for name, texts in (("l2t", written.texts[:count]), ("joint", joint.texts)):
+        for name, texts in ((name, one.texts[:count]) for name, one in written.items()):
             found = judge.statistics(texts, on_progress)
             bootstrap = Bootstrap(len(texts), len(self.bootstrap.counts), self.seed)
             self.results.add(f"judge_perplexity_{name}", found, bootstrap, beside)

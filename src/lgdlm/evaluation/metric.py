@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lgdlm.objectives.latent_usage import active_units
+
 Array = np.ndarray
 
 
@@ -87,6 +89,16 @@ METRICS: dict[str, Metric] = {
     **_estimates("t2l_r2", explained, "higher", "T2L R2 (standardised)", ""),
     **_estimates("t2l_cosine", ratio, "higher", "T2L cosine", ""),
     **_estimates("t2l_mse", ratio, "lower", "T2L squared error (standardised)", "per dimension"),
+    "stage2_reconstruction": Metric(ratio, "lower", "NELBO given z ~ q(z | text)", "nats/token", "stage2"),
+    "stage2_bound": Metric(ratio, "lower", "NELBO given z + KL: the text's own bound", "nats/token", "stage2"),
+    "stage2_perplexity": Metric(exponential, "lower", "Perplexity bound, KL included", "per token", "stage2"),
+    "stage2_bits_per_byte": Metric(bits, "lower", "Bound, KL included", "bits/byte", "stage2"),
+    "stage2_kl": Metric(ratio, "lower", "KL of the posterior to the prior", "nats/text", "stage2"),
+    "stage2_mutual_information": Metric(ratio, "higher", "Text and latent: mutual information, at least", "nats/text", "stage2"),
+    "stage2_active_units": Metric(active_units, "higher", "Active dimensions of the latent", "", "stage2"),
+    "prior_reread_cosine": Metric(ratio, "higher", "Texts from the prior: cosine of the latent read back", "", "stage2"),
+    "prior_distinct_1": Metric(ratio, "higher", "Texts from the prior: distinct-1", "share", "stage2", resampled=False),
+    "prior_distinct_2": Metric(ratio, "higher", "Texts from the prior: distinct-2", "share", "stage2", resampled=False),
     "l2t_bleu": Metric(bleu, "higher", "L2T BLEU", "0-100", "l2t"),
     "l2t_chrf": Metric(ratio, "higher", "L2T chrF (mean of texts)", "0-100", "l2t"),
     "l2t_token_f1": Metric(ratio, "higher", "L2T token F1", "", "l2t"),
@@ -103,6 +115,9 @@ METRICS: dict[str, Metric] = {
     "joint_cosine_projected": Metric(ratio, "higher", "Joint: cosine of the text to its latent", "", "joint"),
     "judge_perplexity_l2t": Metric(exponential, "lower", "Perplexity of L2T texts under the judge", "per token", "judge"),
     "judge_perplexity_joint": Metric(exponential, "lower", "Perplexity of joint texts under the judge", "per token", "judge"),
+    "judge_perplexity_prior": Metric(exponential, "lower", "Perplexity of texts from the prior under the judge", "per token", "judge"),
+    "ar_perplexity": Metric(exponential, "lower", "Left-to-right perplexity of the pretrained part", "per token", "retention"),
+    "ar_bits_per_byte": Metric(bits, "lower", "Left-to-right cost under the pretrained part", "bits/byte", "retention"),
 }
 
 

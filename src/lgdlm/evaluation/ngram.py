@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lgdlm.data.collate import Frame
 from lgdlm.evaluation.documents import Documents
 
 
@@ -125,6 +126,17 @@ def length_nats(train_lengths: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     longest = int(max(train_lengths.max(), lengths.max()))
     counts = np.bincount(train_lengths, minlength=longest + 1)[1:] + 1.0
     return -np.log(counts[lengths - 1] / counts.sum())
+
+
+def width_nats(train_lengths: np.ndarray, lengths: np.ndarray, frame: Frame) -> np.ndarray:
+    """-log p(width of the row) where EOS ends the texts, float64 [n]: a filled row tells the length to the next multiple, so that is paid.
+
+    From the histogram of training rows, add-one; rows of one fixed width tell nothing and cost nothing.
+    """
+    if frame.width is not None:
+        return np.zeros(len(lengths))
+    rows = [-(-frame.widths(n + 1) // frame.multiple) for n in (train_lengths, lengths)]
+    return length_nats(*rows)
 
 
 def unigram_nats(train: Documents, documents: Documents, vocab_size: int) -> np.ndarray:

@@ -15,9 +15,11 @@ from lgdlm.evaluation.plot import ROW_WIDTH, Scale, axis_svg, interval_svg, scal
 GROUPS = {
     "likelihood": "How well it predicts held-out text",
     "t2l": "Latents read from text (T2L)",
+    "stage2": "The latent it learned itself (Stage II)",
     "l2t": "Texts written from latents (L2T)",
     "joint": "Text and latent drawn together",
     "judge": "Under another language model",
+    "retention": "Kept of the pretrained language model",
 }
 DIRECTIONS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 MARGIN = 12

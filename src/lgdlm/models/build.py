@@ -19,6 +19,8 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.models.length import LengthHead
 from lgdlm.models.linear_reading import LinearReading
 from lgdlm.models.mmdit import MMDiTDenoiser
+from lgdlm.models.posterior import TextLatentEncoder
+from lgdlm.models.prior import Prior, build_prior
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 from lgdlm.models.transformer import TransformerDenoiser
 
@@ -26,13 +28,32 @@ DENOISERS: dict[str, type[Denoiser]] = {"mmdit": MMDiTDenoiser, "rwkv7": RWKVDen
 
 
 def build_denoiser(model: Model, vocab_size: int) -> Denoiser:
-    """The denoiser that `model.denoiser` names, given the keys of `model` that its constructor has."""
+    """The denoiser that `model.denoiser` names, given the keys of `model` that its constructor has.
+
+    Raises InputError for values that do not fit together, and for a key that was set and that this network has no use for.
+    """
     kind = DENOISERS[model.denoiser]
     wanted = signature(kind).parameters
+    for name in idle_keys(model):
+        message = f"model={model.denoiser} has no use for it, got {getattr(model, name)!r}; leave it out"
+        raise InputError("CONFIG", "config", f"model.{name}", message)
     try:
         return kind(vocab_size=vocab_size, **{name: value for name, value in asdict(model).items() if name in wanted})
     except ValueError as problem:
         raise InputError("CONFIG", "config", "model", f"{problem}") from problem
+
+
+def idle_keys(model: Model) -> list[str]:
+    """Keys of a network, moved from their defaults, that the network chosen does not have.
+
+    `max_seq_len` belongs to data and length head too. RWKV counts heads by their size: a number that says the same is no contradiction.
+    """
+    of_any = {name for kind in DENOISERS.values() for name in signature(kind).parameters} - {"max_seq_len"}
+    unused = of_any - set(signature(DENOISERS[model.denoiser]).parameters)
+    if model.n_heads * getattr(model, "head_size", 0) == model.hidden_size:
+        unused.discard("n_heads")
+    plain = type(model)()
+    return sorted(name for name, value in asdict(model).items() if name in unused and value != getattr(plain, name))
 
 
 def build_schedule(model: Model) -> LatentSchedule:
@@ -68,6 +89,7 @@ def build_model(
         denoiser = build_denoiser(model, vocab_size)
         length = LengthHead(model.latent_len, model.latent_dim, model.max_seq_len) if model.length == "predicted" else None
         reading = LinearReading(vocab_size, model.latent_len, model.latent_dim) if model.latent_skip == "linear" else None
+        posterior, prior = build_latent_variable(model, denoiser.hidden_size)
     return TextLatentDiffusion(
         denoiser,
         MaskedDiffusion(vocab_size, LogLinear(model.t_eps), text_weighting),
@@ -78,4 +100,14 @@ def build_model(
         eos_id,
         identity,
         reading,
+        posterior,
+        prior,
     )
+
+
+def build_latent_variable(model: Model, hidden_size: int) -> tuple[TextLatentEncoder, Prior] | tuple[None, None]:
+    """Stage II's posterior and prior; neither where `model.latent_encoder_type` is none."""
+    if model.latent_encoder_type == "none":
+        return None, None
+    size = model.latent_len * model.latent_dim
+    return TextLatentEncoder(hidden_size, size, model.dropout, model.latent_encoder_type), build_prior(model.latent_prior_type, size)

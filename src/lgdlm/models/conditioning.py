@@ -54,6 +54,12 @@ class Conditioning(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
+    @torch.no_grad()
+    def open_gates(self) -> None:
+        """Let gates start at one: around a branch that has been trained, zero would switch it off."""
+        if self.kind == "adaln_zero":
+            self.linear.bias.view(self.branches, self.vectors, -1)[:, 2].fill_(1.0)
+
     def forward(self, cond: Tensor) -> list[Modulation]:
         """[B, H] to one `Modulation` per branch."""
         pieces = self.linear(nn.functional.silu(cond))[:, None].chunk(self.vectors * self.branches, dim=-1)

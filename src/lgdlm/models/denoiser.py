@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from lgdlm.models.block_causal import BlockMemory
     from lgdlm.models.embedding import TextHead, TokenEmbedding
 
 
@@ -27,6 +28,11 @@ class NoisyPair:
     t_latent        float32 [B]      the latent's clock: 0 clean, 1 pure noise
     attention_mask  bool [B, N]      True at real positions
     logits_at       bool [B, N]      where logits are wanted (the vocabulary head dominates small models); None: everywhere
+    context         int64 [B, N]     block diffusion: the clean text, of which each block is shown what lies before it; None: a block
+                                     sees the others as they are in `text`
+    soft            float [B, N, V]  what straight-through tokens were drawn from, for its gradient alone: it changes no value; None:
+                                     tokens are data
+    memory                           what a block-causal denoiser keeps of text before `text` (`remember`); None: there is none
     """
 
     text: Tensor
@@ -35,6 +41,9 @@ class NoisyPair:
     t_latent: Tensor
     attention_mask: Tensor
     logits_at: Tensor | None = None
+    context: Tensor | None = None
+    soft: Tensor | None = None
+    memory: BlockMemory | None = None
 
     def __post_init__(self) -> None:
         assert self.t_text.dtype == self.t_latent.dtype == torch.float32, "a clock is float32 whatever the model's dtype"
@@ -68,7 +77,10 @@ class Denoiser(nn.Module, ABC):
 
     `vocab_size` V counts the tokenizer's ids without the mask, which is id V; `latent_len` L and `latent_dim` D are the
     latent's shape; `hidden_size` H is the width of `Prediction.hidden`; `embedding` holds the token table and the mask's row,
-    `text_head` the logits' bias.
+    `text_head` the logits' bias; `max_length` is the widest row of text it can read (None: any).
+
+    `block_diffusion` is K where texts are denoised block after block of K tokens, each with the clean text before it: its
+    text questions carry a `context` or a `memory`. None: a text is denoised as a whole.
     """
 
     embedding: TokenEmbedding
@@ -77,6 +89,12 @@ class Denoiser(nn.Module, ABC):
     latent_len: int
     latent_dim: int
     hidden_size: int
+    max_length: int | None = None
+    block_diffusion: int | None = None
 
     @abstractmethod
     def forward(self, pair: NoisyPair) -> Prediction: ...
+
+    def remember(self, pair: NoisyPair) -> BlockMemory:
+        """`pair.memory` after the clean text `pair.text`, which ends with a block; denoisers with `block_diffusion` have it."""
+        raise NotImplementedError(f"{type(self).__name__} reads texts as a whole")

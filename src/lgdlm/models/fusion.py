@@ -9,48 +9,76 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class ConcatFusion(nn.Module):
+class Fusion(nn.Module, ABC):
+    """[B, N, H] twice to [B, N, H]."""
+
+    @abstractmethod
+    def __init__(self, hidden_size: int):
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, forward: Tensor, backward: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def start_at_mean(self) -> None:
+        """Begin at (h_f + h_b) / 2, where the form allows it: two trained readings are then together as large as one."""
+
+
+class ConcatFusion(Fusion):
     """One linear map of both. It starts as (h_f + h_b) plus a small random map, so both halves learn from the first step."""
 
     def __init__(self, hidden_size: int):
-        super().__init__()
+        super().__init__(hidden_size)
         self.linear = nn.Linear(2 * hidden_size, hidden_size, bias=False)
         eye = torch.eye(hidden_size)
         with torch.no_grad():
             self.linear.weight.mul_(0.1).add_(torch.cat([eye, eye], dim=1))
 
+    @torch.no_grad()
+    def start_at_mean(self) -> None:
+        """The mean plus the small random map."""
+        self.linear.weight.sub_(torch.eye(len(self.linear.weight)).to(self.linear.weight).repeat(1, 2) / 2)
+
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
         return self.linear(torch.cat([forward, backward], dim=-1))
 
 
-class GatedFusion(nn.Module):
+class GatedFusion(Fusion):
     """A gate per channel, read from both; it starts near one half."""
 
     def __init__(self, hidden_size: int):
-        super().__init__()
+        super().__init__(hidden_size)
         self.gate = nn.Linear(2 * hidden_size, hidden_size)
         nn.init.zeros_(self.gate.bias)
+
+    def start_at_mean(self) -> None:
+        """A gate near one half takes the mean already."""
 
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
         gate = torch.sigmoid(self.gate(torch.cat([forward, backward], dim=-1)))
         return torch.lerp(backward, forward, gate)
 
 
-class SumFusion(nn.Module):
-    """No parameters."""
+class SumFusion(Fusion):
+    """No parameters: two trained readings start twice as large as one."""
 
     def __init__(self, hidden_size: int):
-        super().__init__()
+        super().__init__(hidden_size)
+
+    def start_at_mean(self) -> None:
+        """It stays the sum."""
 
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
         return forward + backward
 
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, type[Fusion]] = {
     "concat": ConcatFusion,
     "gated": GatedFusion,
     "sum": SumFusion,

@@ -16,6 +16,8 @@ from lgdlm.diffusion.masked import MaskedDiffusion
 from lgdlm.models.denoiser import Denoiser, NoisyPair, Prediction
 from lgdlm.models.length import LengthHead
 from lgdlm.models.linear_reading import LinearReading
+from lgdlm.models.posterior import Posterior, TextLatentEncoder
+from lgdlm.models.prior import Prior
 from lgdlm.rng import Rng
 
 
@@ -25,6 +27,7 @@ class TextLatentDiffusion(nn.Module):
     `latent_mean` and `latent_std` [D] standardise latents before any noise and undo it when a sampler hands them out;
     they are buffers, so they travel in every checkpoint. `length` is None when texts end with EOS (`eos_id`).
     `reading` is an optional linear skip from the visible tokens to the latent: the denoiser then predicts a correction of it.
+    `posterior` and `prior`, both or neither, are Stage II's: a latent of the text's own, and where latents come from without a text.
     `identity` holds what a checkpoint must say about its data: tokenizer, encoder, projection.
     """
 
@@ -39,12 +42,16 @@ class TextLatentDiffusion(nn.Module):
         eos_id: int,
         identity: Mapping[str, object] | None = None,
         reading: LinearReading | None = None,
+        posterior: TextLatentEncoder | None = None,
+        prior: Prior | None = None,
     ):
         super().__init__()
         assert text_process.mask_id == denoiser.vocab_size, "the mask is one beyond the vocabulary"
         assert latent_mean.shape == latent_std.shape == (denoiser.latent_dim,)
         self.denoiser, self.text_process, self.latent_process, self.length = denoiser, text_process, latent_process, length
+        assert (posterior is None) == (prior is None), "a posterior is measured against a prior"
         self.eos_id, self.identity, self.reading = eos_id, dict(identity or {}), reading
+        self.posterior, self.prior = posterior, prior
         self.latent_mean: Tensor
         self.latent_std: Tensor
         self.register_buffer("latent_mean", latent_mean.float())
@@ -58,6 +65,11 @@ class TextLatentDiffusion(nn.Module):
     def latent_shape(self) -> tuple[int, int]:
         """(L, D)"""
         return self.denoiser.latent_len, self.denoiser.latent_dim
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text that it can write, the closing EOS included where there is one; None: no bound."""
+        return self.length.max_length if self.length is not None else self.denoiser.max_length
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +98,10 @@ class TextLatentDiffusion(nn.Module):
         """The standardised clean latent that a prediction implies, [B, L, D]."""
         return self.latent_process.to_x0(prediction.latent.float(), pair.latent, pair.t_latent)
 
+    def over(self, pair: NoisyPair, clean: Tensor) -> NoisyPair:
+        """The question as the loss of the text `clean` int64 [B, N] asks it: in block diffusion, with what lies before each block."""
+        return pair if self.denoiser.block_diffusion is None else pair.at(context=clean)
+
     def without_text(self, pair: NoisyPair) -> NoisyPair:
         """The same question with the text dropped: all masks, text clock at 1."""
         text = torch.where(pair.attention_mask, self.mask_id, pair.text)
@@ -94,3 +110,25 @@ class TextLatentDiffusion(nn.Module):
     def without_latent(self, pair: NoisyPair, rng: Rng) -> NoisyPair:
         """The same question with the latent dropped: pure noise, latent clock at 1. No null embedding is needed."""
         return pair.at(latent=rng.normal("dropped latent", *self.latent_shape), t_latent=torch.ones_like(pair.t_latent))
+
+    def alone(self, latent: Tensor, t_latent: Tensor) -> NoisyPair:
+        """The question about a latent with no text in sight: one mask, since a row of them would say how long the text is."""
+        size, device = len(latent), latent.device
+        text, seen = torch.full((size, 1), self.mask_id, device=device), torch.ones(size, 1, dtype=torch.bool, device=device)
+        return NoisyPair(text, torch.ones_like(t_latent), latent, t_latent, seen, torch.zeros_like(seen))
+
+    def clean_text(self, text: Tensor, attention_mask: Tensor) -> NoisyPair:
+        """The question about a known text int64 [B, N] and an unknown latent, a function of the text alone.
+
+        The latent's clock stands at 1 and the latent itself at 0, the mean of the noise it would be there.
+        """
+        clean = torch.zeros(len(text), device=text.device)
+        unknown = clean.new_zeros(len(text), *self.latent_shape)
+        return NoisyPair(text, clean, unknown, clean + 1, attention_mask, torch.zeros_like(attention_mask))
+
+    def read(self, text: Tensor, attention_mask: Tensor) -> tuple[Posterior, Tensor]:
+        """q(z | text) of clean tokens int64 [B, N], and the text states [B, N, H] that it was read from."""
+        assert self.posterior is not None, "a Stage I model has no posterior"
+        states = self.denoiser(self.clean_text(text, attention_mask)).hidden
+        mean, log_variance = (x.view(len(text), *self.latent_shape) for x in self.posterior(states, attention_mask))
+        return Posterior(mean, log_variance), states

@@ -1,6 +1,7 @@
 """Where a text ends: p(length | latent side).
 
--log p(y, n | z) = -log p(n | z) - log p(y | n, z)        so the length's cost is part of the bound
+predicted   -log p(y, n | z) = -log p(n | z) - log p(y | n, z)        so the length's cost is part of the bound
+eos         y_1 ... y_n EOS | filling                                 the first EOS ends the text
 """
 
 from __future__ import annotations
@@ -30,3 +31,10 @@ class LengthHead(nn.Module):
         """-log p(length) in nats, float32 [B]."""
         assert int(lengths.max()) <= self.max_length, "texts longer than max_seq_len are refused before training"
         return F.cross_entropy(self(latent, t_latent).float(), lengths - 1, reduction="none")
+
+
+def before_end(tokens: Tensor, eos_id: int, keep_end: bool = False) -> Tensor:
+    """bool [B, N]: positions in front of a row's first EOS; with `keep_end` that EOS as well."""
+    ends = tokens == eos_id
+    count = ends.cumsum(dim=1)
+    return (count == 0) | (ends & (count == 1)) if keep_end else count == 0

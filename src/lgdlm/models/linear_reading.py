@@ -65,6 +65,9 @@ class LinearReading(nn.Module):
         seen = torch.cat([visible, visible[:, :-1] & visible[:, 1:]], dim=1)
         total = (2 * pair.attention_mask.sum(dim=1) - 1)[:, None]
         read = torch.where(seen[..., None], self.table[ids], 0.0).sum(dim=1) / total.sqrt()
+        if pair.soft is not None:  # of a straight-through token its own row; pairs of tokens are hashed, and have no gradient
+            pull = (pair.soft - pair.soft.detach()) @ self.table[: self.vocab_size]
+            read = read + (pull * visible[..., None]).sum(dim=1) / total.sqrt()
         share = seen.sum(dim=1, keepdim=True) / total
         mean, variance = read + share * self.offset, 1 - share * (1 - self.residual)
         return mean.unflatten(1, self.shape), variance.unflatten(1, self.shape)

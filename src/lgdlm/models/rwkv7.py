@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lgdlm.models.conditioning import Conditioning, Modulation
 from lgdlm.models.fusion import FUSIONS
 from lgdlm.models.time_mix import Signals, TimeMix, neighbours
+from lgdlm.models.walk import WHOLE_ROW, Walk
 from lgdlm.models.wkv import CHOICES, LONGEST, wkv
 
 
@@ -99,12 +100,13 @@ class Block(nn.Module):
         cond: Tensor | None,
         mask: Tensor | None,
         keep_state: bool,
+        walk: Walk = WHOLE_ROW,
     ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor], LayerState | None]:
         """x [B, N, H] to x, the value residual for the next layer (one for each set of time mix weights), and the state."""
         time, channel = (None, None) if self.conditioning is None else self.conditioning(cond)
         x = self.ln0(x)
         h = _branch_input(self.ln1(x), time, mask)
-        mixed, v_first, S = self._mix_time(h, v_first, state, mask, keep_state)
+        mixed, v_first, S = self._mix_time(h, v_first, state, mask, keep_state, walk)
         x = _branch_output(x, self.dropout(mixed), time)
         f = _branch_input(self.ln2(x), channel, mask)
         mixed = self.ffn(f, neighbours(f, None if state is None else state.channel_shift))
@@ -113,29 +115,29 @@ class Block(nn.Module):
             return x, v_first, None
         past = (None, None) if state is None else (state.time_shift, state.channel_shift)
         assert S is not None, "a kept state was computed"
-        return x, v_first, LayerState(S, last_real(h, mask, past[0]), last_real(f, mask, past[1]))
+        return x, v_first, LayerState(S, walk.last(h, mask, past[0]), walk.last(f, mask, past[1]))
 
     def _mix_time(
-        self, h: Tensor, v_first: Any, state: LayerState | None, mask: Tensor | None, keep_state: bool
+        self, h: Tensor, v_first: Any, state: LayerState | None, mask: Tensor | None, keep_state: bool, walk: Walk
     ) -> tuple[Tensor, Any, Tensor | None]:
         left = neighbours(h, None if state is None else state.time_shift)
         S = None if state is None else state.wkv
         if self.fuse is None:
             s, v_first = self.att.signals(h, left, v_first, mask)
-            y, S = self._wkv(s, S, False, keep_state)
+            y, S = walk.ahead(self._wkv, s, S, keep_state)
             return self.att.finish(y, s), v_first, S
-        right = neighbours(h, reverse=True)
+        right = walk.right(h)
         if self.att_back is None:
             s, v_first = self.att.signals(torch.cat([h, h]), torch.cat([left, right]), v_first, None if mask is None else mask.repeat(2, 1))
             ahead, back = (Signals(*half) for half in zip(*(signal.chunk(2) for signal in s), strict=True))
-            y, S = self._wkv(ahead, S, False, keep_state)
-            y_back, _ = self._wkv(back, None, True, False)
+            y, S = walk.ahead(self._wkv, ahead, S, keep_state)
+            y_back = walk.back(self._wkv, back)
             return self.fuse(*self.att.finish(torch.cat([y, y_back]), s).chunk(2)), v_first, S
         first, first_back = (None, None) if v_first is None else v_first
         s, first = self.att.signals(h, left, first, mask)
-        y, S = self._wkv(s, S, False, keep_state)
+        y, S = walk.ahead(self._wkv, s, S, keep_state)
         s_back, first_back = self.att_back.signals(h, right, first_back, mask)
-        y_back, _ = self._wkv(s_back, None, True, False)
+        y_back = walk.back(self._wkv, s_back)
         return self.fuse(self.att.finish(y, s), self.att_back.finish(y_back, s_back)), (first, first_back), S
 
     def _wkv(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -199,6 +201,7 @@ class RWKV7(nn.Module):
         cond: Tensor | None = None,
         mask: Tensor | None = None,
         keep_state: bool = True,
+        walk: Walk = WHOLE_ROW,
     ) -> tuple[Tensor, RWKVState | None]:
         """x [B, N, H] to x [B, N, H] and the state after the last real token.
 
@@ -207,21 +210,13 @@ class RWKV7(nn.Module):
         mask        bool [B, N]: real tokens, padding at the end of a row only; None: all are real. Where it is False
                     nothing enters a state or a neighbour, and the answer is meaningless but finite
         keep_state  False saves the work of the final state; the second answer is then None
+        walk        where the halves begin and end, see `Walk`
         """
         v_first, layers = None, []
         for i, block in enumerate(self.blocks):
-            x, v_first, layer = block(x, v_first, None if state is None else state.layers[i], cond, mask, keep_state)
+            x, v_first, layer = block(x, v_first, None if state is None else state.layers[i], cond, mask, keep_state, walk)
             layers.append(layer)
         return x, RWKVState(tuple(layers)) if keep_state else None
-
-
-def last_real(x: Tensor, mask: Tensor | None, before: Tensor | None) -> Tensor:
-    """The last real row [B, H] of each [B, N, H]; where a row of this piece is all padding, the one from before."""
-    if mask is None:
-        return x[:, -1]
-    lengths = mask.sum(dim=1)
-    last = x[torch.arange(len(x), device=x.device), lengths.clamp(min=1) - 1]  # all padding: x is zero there
-    return last if before is None else torch.where(lengths[:, None] > 0, last, before.to(x.dtype))
 
 
 def _branch_input(x: Tensor, modulation: Modulation | None, mask: Tensor | None) -> Tensor:

@@ -61,6 +61,7 @@ class TransformerDenoiser(Denoiser):
     ):
         super().__init__()
         self.vocab_size, self.latent_len, self.latent_dim, self.hidden_size = vocab_size, latent_len, latent_dim, hidden_size
+        self.max_length = max_seq_len
         n_heads = n_heads or max(1, hidden_size // 64)
         self.embedding = TokenEmbedding(vocab_size, hidden_size, embedding_dim)
         self.positions = TextPositions(max_seq_len, hidden_size)
@@ -71,7 +72,7 @@ class TransformerDenoiser(Denoiser):
         self.latent_head = LatentHead(hidden_size, latent_len, latent_dim, latent_pred_from)
 
     def forward(self, pair: NoisyPair) -> Prediction:
-        text = self.embedding(pair.text) + self.positions(pair.attention_mask)
+        text = self.embedding(pair.text, pair.soft) + self.positions(pair.attention_mask)
         prefix = self.prefix(pair.latent)
         cond = self.clock(pair.t_text, pair.t_latent) + self.prefix.summary(pair.latent)
         x = torch.cat([prefix, text], dim=1)

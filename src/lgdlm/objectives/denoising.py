@@ -59,15 +59,20 @@ class DenoisingObjective:
 
     def __call__(self, model: TextLatentDiffusion, batch: Batch, rng: Rng, totals: Totals) -> LossReport:
         assert batch.latent is not None, "Stage I needs latents; the loader refuses data without them"
-        z0 = model.standardise(batch.latent)
+        return self.of_latent(model, batch, model.standardise(batch.latent), rng, totals)
+
+    def of_latent(self, model: TextLatentDiffusion, batch: Batch, z0: Tensor, rng: Rng, totals: Totals) -> LossReport:
+        """The row's losses where the texts of `batch` have the standardised latents z0 [B, L, D], whosever they are."""
         pair = self.question(model, batch, z0, rng)
         answer = model(pair)
         total, parts = z0.new_zeros(()), dict[str, Ratio]()
         if "text" in self.mode.scores:
             total = total + self._text(model, batch, pair, answer, totals, parts)
         if "latent" in self.mode.scores:
+            if pair.context is not None:  # clean blocks would tell the latent what its text's clock says is hidden
+                answer = model(pair.at(context=None, logits_at=torch.zeros_like(pair.attention_mask)))
             total = total + self._latent(model, z0, pair, answer, totals, parts)
-        parts["latent_norm"] = Ratio(float(z0.flatten(1).norm(dim=1).sum()), batch.size)
+        parts["latent_norm"] = Ratio(float(z0.detach().flatten(1).norm(dim=1).sum()), batch.size)
         parts["loss"] = Ratio(float(total.detach()), batch.size / totals.rows)
         return LossReport(total, parts)
 
@@ -92,7 +97,9 @@ class DenoisingObjective:
             t_latent=t_latent,
             attention_mask=seen,
         )
-        return pair.at(logits_at=model.text_process.masked(text, seen) if scored else torch.zeros_like(seen))
+        if not scored:
+            return pair.at(logits_at=torch.zeros_like(seen))
+        return model.over(pair.at(logits_at=model.text_process.masked(text, seen)), batch.input_ids)
 
     def _text(
         self, model: TextLatentDiffusion, batch: Batch, pair: NoisyPair, answer: Prediction, totals: Totals, parts: dict[str, Ratio]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.models.length import before_end
 
 
 class Decoder(Protocol):
@@ -62,13 +63,6 @@ def finished(model: TextLatentDiffusion, tokens: Tensor, seen: Tensor, latent: T
         return TextSamples(torch.where(seen, tokens, model.eos_id), seen, None, latent)
     text = seen & before_end(tokens, model.eos_id, keep_end=True)
     return TextSamples(torch.where(text, tokens, model.eos_id), text, seen & ~text, latent)
-
-
-def before_end(tokens: Tensor, eos_id: int, keep_end: bool = False) -> Tensor:
-    """bool [B, N]: positions in front of a row's first EOS; with `keep_end` that EOS as well."""
-    ends = tokens == eos_id
-    count = ends.cumsum(dim=1)
-    return (count == 0) | (ends & (count == 1)) if keep_end else count == 0
 
 
 def decode(tokens: Tensor, attention_mask: Tensor, tokenizer: Decoder) -> list[str]:

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lgdlm.errors import InputError
+from lgdlm.models.block_causal import BlockMemory
 from lgdlm.models.denoiser import NoisyPair
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.rng import Rng
+
+if TYPE_CHECKING:
+    from lgdlm.sampling.block_past import Past
 
 
 @contextmanager
@@ -33,21 +38,27 @@ def answering(model: TextLatentDiffusion) -> Iterator[None]:
 
 
 def ask(
-    model: TextLatentDiffusion, pair: NoisyPair, rng: Rng, guidance_scale: float = 1.0, text: bool = True, latent: bool = True
+    model: TextLatentDiffusion,
+    pair: NoisyPair,
+    rng: Rng,
+    guidance_scale: float = 1.0,
+    text: bool = True,
+    latent: bool = True,
+    past: Past | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Guided logits float [M, V] at `pair.logits_at`, and the guided clean latent [B, L, D] (standardised; None unless `latent`).
 
-    `text` and `latent` say which of the two answers will be used: only those are guided.
+    `text` and `latent` say which of the two answers will be used: only those are guided. `past` is what stands before a block's text.
     """
     assert pair.logits_at is not None
     branches = [pair]
     guide_text = text and guidance_scale != 1 and bool((pair.t_latent < 1).any())
     guide_latent = latent and guidance_scale != 1 and bool((pair.t_text < 1).any())
     if guide_text:
-        branches.append(model.without_latent(pair, rng))
+        branches.append(model.without_latent(pair, rng if past is None else past.rng))
     if guide_latent:
         branches.append(model.without_text(pair).at(logits_at=torch.zeros_like(pair.logits_at)))
-    question = _stacked(branches)
+    question = _stacked(branches if past is None else [past.before(branch, i) for i, branch in enumerate(branches)])
     prediction = model(question)
     asked = int(pair.logits_at.sum())
     logits = prediction.text_logits[:asked]
@@ -74,4 +85,6 @@ def _stacked(pairs: list[NoisyPair]) -> NoisyPair:
         t_latent=torch.cat([p.t_latent for p in pairs]),
         attention_mask=torch.cat([p.attention_mask for p in pairs]),
         logits_at=torch.cat([p.logits_at for p in pairs if p.logits_at is not None]),
+        context=None if pairs[0].context is None else torch.cat([p.context for p in pairs if p.context is not None]),
+        memory=None if pairs[0].memory is None else BlockMemory.stacked([p.memory for p in pairs if p.memory is not None]),
     )

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from lgdlm.models.joint import TextLatentDiffusion
+from lgdlm.sampling.block import reverse_text
 from lgdlm.sampling.clock import descend
 from lgdlm.sampling.decode import TextSamples, finished
 from lgdlm.sampling.draw import TokenDraw
 from lgdlm.sampling.guidance import answering
 from lgdlm.sampling.request import Rows, canvas, checked_width, identities, lengths, refusal
-from lgdlm.sampling.reverse import Callback, Steering, reverse
+from lgdlm.sampling.reverse import Callback, Steering
 
 
 def sample_joint(
@@ -52,5 +53,5 @@ def sample_joint(
     text, seen = canvas(model, sizes)
     text_path = descend(num_steps, batch_size, device=model.device)
     latent_path = descend(num_steps, batch_size, model.latent_process.latest_time, model.device)
-    tokens, latent = reverse(model, text, noise, seen, text_path, latent_path, rng, steering)
+    tokens, latent = reverse_text(model, text, noise, seen, text_path, latent_path, rng, steering)
     return finished(model, tokens, seen, model.unstandardise(latent))

@@ -62,6 +62,9 @@ def checked_text(model: TextLatentDiffusion, tokens: Tensor, attention_mask: Ten
     seen = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.to(model.device, torch.bool)
     if seen.shape != tokens.shape:
         raise refusal("attention_mask", f"one entry a token is expected: {list(tokens.shape)}, got {list(seen.shape)}")
+    room = model.denoiser.max_length
+    if room is not None and tokens.shape[1] > room:
+        raise refusal("input_ids", f"rows of at most {room} tokens (model.max_seq_len) are expected, got {tokens.shape[1]}", "TOO_LONG")
     if not bool(seen.any(dim=1).all()):
         raise refusal("input_ids", f"row {int((~seen.any(dim=1)).nonzero()[0])} has no token", "EMPTY_TEXT")
     largest = model.mask_id if masks else model.mask_id - 1
@@ -89,9 +92,10 @@ def lengths(
     given = seq_len if seq_len is not None else length
     if given is not None:
         wanted = torch.as_tensor(given, dtype=torch.long, device=model.device).expand(len(latent))
-        longest = model.length.max_length if model.length is not None else None
+        longest = model.longest
         if int(wanted.min()) < 1 or (longest is not None and int(wanted.max()) > longest):
-            raise refusal("seq_len", f"1 to {longest or 'max_seq_len'} tokens are expected, got {int(wanted.min())} to {int(wanted.max())}")
+            bounds = "at least 1 token is" if longest is None else f"1 to {longest} tokens are"
+            raise refusal("seq_len", f"{bounds} expected, got {int(wanted.min())} to {int(wanted.max())}")
         return wanted
     if model.length is None:
         raise refusal("seq_len", "this model ends its texts with EOS: say how many tokens there is room for")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from lgdlm.sampling.draw import TokenDraw
 from lgdlm.sampling.guidance import answering, ask
 from lgdlm.sampling.request import refusal
 from lgdlm.sampling.samplers import REVEAL, SAMPLERS, most_certain
+
+if TYPE_CHECKING:
+    from lgdlm.sampling.block_past import Past
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Steering:
     """How a reverse process chooses: token draws, order of revealing, latent sampler, guidance, remasking.
 
     `remask` in [0, 1]: strength at which a revealed token may be masked again (0: never). With a `callback` every masked position is
-    asked for at every step, so that it can show the whole estimate: the sample is the same, the cost is not.
+    asked for at every step, so that it can show the whole estimate: the sample is the same, the cost is not. In block diffusion `cached`
+    False reads the text before a block again at every step: the same sample at a cost that grows with the text.
     """
 
     draw: TokenDraw = field(default_factory=TokenDraw)
@@ -61,6 +66,7 @@ class Steering:
     guidance_scale: float = 1.0
     remask: float = 0.0
     callback: Callback | None = None
+    cached: bool = True
 
     def __post_init__(self) -> None:
         if self.order not in REVEAL:
@@ -83,6 +89,7 @@ def reverse(
     rng: Rng,
     steering: Steering | None = None,
     editable: Tensor | None = None,
+    past: Past | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run both clocks down their paths; returns text int64 [B, N] and standardised latent [B, L, D] at the end.
 
@@ -92,6 +99,7 @@ def reverse(
     *_path          float32 [steps + 1, B]   see `lgdlm.sampling.clock`
     rng             Rng of the B rows        step i draws from `rng.fold(i)`
     editable        bool [B, N]              positions that may change; None: all that `attention_mask` allows
+    past                                     what stands before the text, where it is one block of a longer one (`lgdlm.sampling.block`)
     """
     assert text_path.shape == latent_path.shape
     assert text_path.shape[1] == len(text) == len(latent) == len(rng.rows)
@@ -125,7 +133,9 @@ def reverse(
             if len(index):
                 at, mine = wanted[index], now.select(index)
                 pair = NoisyPair(text[index], t[index], latent[index], t_latent[index], attention_mask[index], at)
-                logits, x0 = ask(model, pair, mine, steering.guidance_scale, text=bool(at.any()), latent=bool(moves.any()))
+                before = past if past is None or len(index) == len(text) else past.rows(index)
+                answers = {"text": bool(at.any()), "latent": bool(moves.any())}
+                logits, x0 = ask(model, pair, mine, steering.guidance_scale, **answers, past=before)
                 tokens = steering.draw(logits, mine.uniform("token draw", text.shape[1])[at])
                 estimate = text.masked_scatter(wanted, tokens)
                 if certainty is not None:

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lgdlm.diffusion.categorical import chunks
 from lgdlm.diffusion.gaussian import GaussianDiffusion
 from lgdlm.diffusion.process import per_row
 from lgdlm.rng import Rng
-from lgdlm.sampling.draw import chunks
 
 
 class LatentSampler(ABC):

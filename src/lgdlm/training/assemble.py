@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,41 +12,40 @@ import torch
 
 from lgdlm.config import Config
 from lgdlm.data.loader import Loader
-from lgdlm.data.paired import PairedDataset, open_dataset
-from lgdlm.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from lgdlm.data.paired import PairedDataset
+from lgdlm.data.tokenizer import Tokenizer, load_tokenizer
 from lgdlm.data.tokenizer_identity import read_identity
 from lgdlm.errors import CheckpointError, InputError
-from lgdlm.hardware import compute_dtype, default_device
+from lgdlm.hardware import compute_dtype, default_device, peak_memory
+from lgdlm.models.adoption import AdoptionReport
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
-from lgdlm.objectives.denoising import Weights, denoising_objectives
+from lgdlm.objectives.build import build_objectives
 from lgdlm.schema import to_yaml
-from lgdlm.training.checkpoint import (
-    AVERAGES,
-    OPTIMIZER,
-    STATE,
-    Snapshot,
-    find_checkpoint,
-    load_into,
-    read_tensors,
-    verify_checkpoint,
-    weights_of,
-)  # fmt: skip
+from lgdlm.training.agreement import same_projection, same_statistics, same_tokenizer
+from lgdlm.training.backbone import begin, settle, sized
+from lgdlm.training.checkpoint import AVERAGES, OPTIMIZER, Snapshot, find_checkpoint, load_into, read_state, read_tensors, verify_checkpoint
 from lgdlm.training.ema import Ema
+from lgdlm.training.freezing import Freezer
 from lgdlm.training.guard import Guard
 from lgdlm.training.initialise import initialise
 from lgdlm.training.loop import Plan
-from lgdlm.training.modes import refuse_contradictions, schedule_for
+from lgdlm.training.modes import refuse_contradictions, schedule_for, trained_modes
 from lgdlm.training.optimizer import Optimizers
+from lgdlm.training.posterior_start import start_posterior
+from lgdlm.training.splits import eos_of, named_tokenizer, open_splits
 from lgdlm.training.step import TrainStep
 from lgdlm.training.validation import validate
+from lgdlm.training.warm_start import start_from
+from lgdlm.training.weights import weights_of
 
 UNLIMITED_STEPS = 1 << 40  # where only the clock ends a run
 
 
 @dataclass
 class Assembly:
-    """The parts of one run, wired. `start` and `seconds` are what the resumed checkpoint has behind it."""
+    """The parts of one run, wired. `start`, `seconds` and `peak_memory` (bytes) are what the resumed checkpoint has behind it;
+    `adopted` says what became of pretrained weights."""
 
     model: TextLatentDiffusion
     train_data: PairedDataset
@@ -58,6 +57,8 @@ class Assembly:
     config_yaml: str
     start: int = 0
     seconds: float = 0.0
+    peak_memory: int = 0
+    adopted: AdoptionReport | None = None
 
 
 def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Assembly:
@@ -68,32 +69,42 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Asse
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
     refuse_contradictions(config)
+    warm = find_checkpoint(Path(config.model.checkpoint_path)) if config.model.checkpoint_path and resume_from is None else None
+    if warm is not None:
+        verify_checkpoint(warm)
+    config, weights = sized(config, resume_from or warm)
     tokenizer = named_tokenizer(config)
     train_data, held_out = open_splits(config, tokenizer)
     model = model_for(config, train_data, tokenizer).to(default_device())
-    folders = companions(config, tokenizer, train_data, run)
-    if config.model.checkpoint_path and resume_from is None:
-        warm = find_checkpoint(Path(config.model.checkpoint_path))
-        verify_checkpoint(warm)
-        same_tokenizer(warm, folders["tokenizer"])
-        load_into(model, warm, averaged=True)
+    folders = companions(config, tokenizer, train_data, run, resume_from or warm)
+    projection = train_data.manifest.projection if train_data.has_latents else None
+    adopted, fresh = None, model.posterior is not None and resume_from is None
+    if warm is not None:
+        same_tokenizer(warm, read_identity(folders["tokenizer"]))
+        same_projection(warm, projection)
+        fresh = start_from(model, warm)
     elif resume_from is None:
         initialise(model, train_data, token_init=config.model.token_init, seed=config.training.seed)
+        if weights is not None:
+            adopted = begin(model, weights, config, load_tokenizer(folders["tokenizer"]), run)
+    settle(model, config)
+    freezer = Freezer(model, config.training.unfreeze_patterns, config.training.unfreeze_after_steps)
     autocast = compute_dtype(config.training.dtype, model.device.type)
     loader = loader_for(config, train_data, tokenizer)
+    if fresh:
+        start_posterior(model, loader, behind_stage1=warm is not None)
     plan = plan_for(config, loader.steps_per_epoch)
     o, t = config.optimizer, config.training
     optimizers = Optimizers(
         model, name=o.name, lr=o.lr, muon_lr=o.muon_lr, weight_decay=o.weight_decay, betas=(o.beta1, o.beta2), eps=o.eps, fused=o.use_fused
     )
     ema, guard = Ema(model, t.ema_decay), Guard(t.max_skipped_steps)
-    weights = Weights(config.loss.text_loss_weight, config.loss.latent_loss_weight, config.loss.length_loss_weight)
-    objectives = denoising_objectives(weights, t.cfg_dropout_prob, config.loss.l2t_text_t_mode, config.loss.latent_t_mode)
+    objectives = build_objectives(trained_modes(config), config.loss, t)
     if t.compile_model:
         model.denoiser.compile(dynamic=True)
     train_step = TrainStep(
         model, objectives, schedule_for(config, loader.steps_per_epoch), optimizers, ema, guard,
-        seed=t.seed, clip=o.grad_clip_norm, compute_dtype=autocast, poison=[i for i in t.poison_ids.split(",") if i],
+        seed=t.seed, clip=o.grad_clip_norm, compute_dtype=autocast, poison=[i for i in t.poison_ids.split(",") if i], freezer=freezer,
     )  # fmt: skip
     check = loader_for(config, held_out, tokenizer, validation=True)
 
@@ -104,55 +115,46 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None) -> Asse
     config_yaml = to_yaml(config)
 
     def snapshot(step: int, seconds: float) -> Snapshot:
-        state = {"seconds": seconds, "skipped": guard.skipped, "skipped_in_a_row": guard.skipped_in_a_row}
+        state: dict[str, Any] = {"seconds": seconds, "skipped": guard.skipped, "skipped_in_a_row": guard.skipped_in_a_row}
+        state["peak_memory_bytes"] = max(assembly.peak_memory, peak_memory(model.device.type))
         return Snapshot(step, weights_of(model), ema.average, optimizers.tensors(), state, config_yaml, folders)
 
-    assembly = Assembly(model, train_data, train_step, loader, plan, validation, snapshot, config_yaml)
+    assembly = Assembly(model, train_data, train_step, loader, plan, validation, snapshot, config_yaml, adopted=adopted)
     if resume_from is not None:
-        same_tokenizer(resume_from, folders["tokenizer"])
-        assembly.start, assembly.seconds = _resume(resume_from, model, ema, optimizers, guard)
+        same_tokenizer(resume_from, read_identity(folders["tokenizer"]))
+        same_projection(resume_from, projection)
+        if train_data.has_latents:
+            same_statistics(resume_from, train_data.manifest)
+        assembly.start, assembly.seconds, assembly.peak_memory = _resume(resume_from, model, ema, optimizers, guard)
     return assembly
 
 
-def _resume(folder: Path, model: TextLatentDiffusion, ema: Ema, optimizers: Optimizers, guard: Guard) -> tuple[int, float]:
-    """Everything of a verified checkpoint into the parts; the step and the seconds behind it."""
+def _resume(folder: Path, model: TextLatentDiffusion, ema: Ema, optimizers: Optimizers, guard: Guard) -> tuple[int, float, int]:
+    """Everything of a verified checkpoint into the parts; the step, the seconds and the peak memory behind it."""
     load_into(model, folder, averaged=False)
     try:
         ema.load(read_tensors(folder, AVERAGES))
         optimizers.load(read_tensors(folder, OPTIMIZER))
-        state = json.loads((folder / STATE).read_bytes())
+        state = read_state(folder)
         guard.skipped, guard.skipped_in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
-        return int(state["step"]), float(state["seconds"])
+        return state["step"], float(state["seconds"]), int(state.get("peak_memory_bytes", 0))
     except (KeyError, ValueError, RuntimeError) as mismatch:
         message = f"does not fit this configuration ({mismatch}): resume with the run's own config.yaml"
         raise CheckpointError("CHECKPOINT", folder, "state", message) from mismatch
 
 
-def same_tokenizer(folder: Path, tokenizer: Path) -> None:
-    """Ids mean the same in a checkpoint and in the data's tokenizer (a folder), or CheckpointError."""
-    try:
-        theirs = read_identity(folder / "tokenizer")
-    except InputError as problem:
-        raise CheckpointError("CHECKPOINT", folder / "tokenizer", problem.field, problem.message) from problem
-    if theirs != (ours := read_identity(tokenizer)):
-        theirs_is, ours_is = (f"{one.get('kind')} ({one.get('vocab_size')} ids)" for one in (theirs, ours))
-        message = f"the checkpoint's ids are of {theirs_is}, the data's of {ours_is}: use the data it was trained on"
-        raise CheckpointError("CHECKPOINT", folder / "tokenizer", "tokenizer", message)
+def companions(config: Config, tokenizer: Tokenizer | None, data: PairedDataset, run: Path, origin: Path | None) -> dict[str, Path]:
+    """Folders that every checkpoint carries: the tokenizer and, where latents were projected, the projection.
 
-
-def named_tokenizer(config: Config) -> Tokenizer | None:
-    """The tokenizer that `tokenizer.path` names: a saved folder, or `byte` or `rwkv`. None: the one saved with the data."""
-    name = config.tokenizer.path
-    if name is None:
-        return None
-    return load_tokenizer(Path(name)) if Path(name).is_dir() else make_tokenizer(name)
-
-
-def companions(config: Config, tokenizer: Tokenizer | None, data: PairedDataset, run: Path) -> dict[str, Path]:
-    """Folders that every checkpoint carries: the tokenizer and, where latents were projected, the projection."""
+    Where the data's latents are not read, the space is that of the checkpoint which training comes from, `origin`.
+    """
     held = (
         {} if data.folder is None else {name: data.folder / name for name in ("tokenizer", "projection") if (data.folder / name).is_dir()}
     )
+    if not data.has_latents:
+        held.pop("projection", None)
+        if origin is not None and (origin / "projection").is_dir():
+            held["projection"] = shutil.copytree(origin / "projection", run / "projection", dirs_exist_ok=True)
     if tokenizer is not None:
         tokenizer.save(run / "tokenizer")
         held["tokenizer"] = run / "tokenizer"
@@ -163,39 +165,17 @@ def companions(config: Config, tokenizer: Tokenizer | None, data: PairedDataset,
     return held
 
 
-def open_splits(config: Config, tokenizer: Tokenizer | None) -> tuple[PairedDataset, PairedDataset]:
-    data = config.data
-    if not data.latent_dir:
-        raise InputError("CONFIG", "config", "data.latent_dir", "expected the folder that `lgdlm prepare` wrote, got nothing")
-    common: dict[str, Any] = {
-        "token_dir": data.token_dir or None,
-        "latent_dim": config.model.latent_dim,
-        "vocab_size": None if tokenizer is None else tokenizer.vocab_size,
-        "external_latents": data.use_external_latents,
-    }
-    train = open_dataset(data.latent_dir, "train", limit=data.max_samples, **common)
-    if tokenizer is not None and train.manifest.tokenizer["kind"] != "external" and train.manifest.tokenizer != tokenizer.identity():
-        message = f"is not the tokenizer of the data ({train.manifest.tokenizer['kind']}); leave it out to use the one saved with them"
-        raise InputError("TOKENIZER", data.latent_dir, "tokenizer.path", message)
-    return train, open_dataset(data.latent_dir, "validation", limit=data.max_val_samples, train=train, **common)
-
-
-def eos_of(data: PairedDataset, tokenizer: Tokenizer | None) -> int:
-    return tokenizer.eos_id if tokenizer is not None else int(data.manifest.tokenizer["eos_id"])
-
-
 def model_for(config: Config, data: PairedDataset, tokenizer: Tokenizer | None) -> TextLatentDiffusion:
-    manifest = data.manifest
-    if manifest.latent_mean is None or manifest.latent_std is None:
-        raise InputError(
-            "NO_LATENTS", config.data.latent_dir, "latents", "the objectives of Stage I need latents: prepare the data with an encoder"
-        )
+    """A fresh model. Where the data's latents are not read, its own begin with mean 0 and deviation 1."""
+    manifest, width = data.manifest, config.model.latent_dim
+    mean, std = (manifest.latent_mean, manifest.latent_std) if data.has_latents else ((0.0,) * width, (1.0,) * width)
+    assert mean is not None and std is not None, "data with latents say how they are spread"
     return build_model(
         config.model,
         vocab_size=manifest.vocab_size,
         eos_id=eos_of(data, tokenizer),
-        latent_mean=torch.tensor(manifest.latent_mean),
-        latent_std=torch.tensor(manifest.latent_std),
+        latent_mean=torch.tensor(mean),
+        latent_std=torch.tensor(std),
         text_weighting=config.loss.text_weighting,
         seed=config.training.seed,
     )
@@ -213,6 +193,7 @@ def loader_for(config: Config, data: PairedDataset, tokenizer: Tokenizer | None,
         length_mode=m.length,
         eos_id=eos_of(data, tokenizer),
         max_length=m.max_seq_len,
+        fill_multiple=m.row_multiple,
         shuffle=not validation,
     )
 
@@ -234,5 +215,6 @@ def plan_for(config: Config, steps_per_epoch: int) -> Plan:
         keep=t.keep_checkpoints,
         validate_every=config.logging.eval_freq,
         ledger=t.ledger,
+        speed=config.logging.speed,
         epoch_steps=steps_per_epoch if t.num_epochs else None,
     )

@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lgdlm.data.storage import ASIDE, digest, flush_folder, ledger, make_folder, storage, write_bytes, write_json
+from lgdlm.data.strict_json import parse
 from lgdlm.errors import CheckpointError
+from lgdlm.training.weights import load_weights
 
 MANIFEST, SCHEMA = "manifest.json", 1
 WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
@@ -42,28 +44,6 @@ class Snapshot:
     config_yaml: str
     folders: dict[str, Path]
     world_size: int = 1
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name; a tied matrix stands once, under its first name."""
-    unsaved = {f"{p}.{n}" if p else n for p, m in model.named_modules() for n in m._non_persistent_buffers_set}
-    buffers = {name: b for name, b in model.named_buffers() if name not in unsaved}
-    return {name: t.detach() for name, t in {**dict(model.named_parameters()), **buffers}.items()}
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy `tensors` into the model: the same names and shapes, or CheckpointError naming the first that differs."""
-    own = weights_of(model)
-    missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    if missing or surplus:
-        name, what = (missing[0], "missing") if missing else (surplus[0], "not part of this model")
-        raise CheckpointError(
-            "CHECKPOINT", where, name, f"tensor is {what} ({len(missing)} missing, {len(surplus)} surplus): is this the same model?"
-        )
-    for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise CheckpointError("CHECKPOINT", where, name, f"expected shape {list(tensor.shape)}, got {list(tensors[name].shape)}")
-        tensor.copy_(tensors[name])
 
 
 def save_checkpoint(run: Path, name: str, snapshot: Snapshot) -> Path:
@@ -135,13 +115,13 @@ def newest_whole_before(folder: Path) -> Path | None:
 
 def _verified(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parse((folder / MANIFEST).read_bytes())
         files = dict(manifest["files"])
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
         step, own_hash = int(manifest["step"]), manifest.pop("sha256")
     except FileNotFoundError as absent:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", "missing: not a complete checkpoint") from absent
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as damage:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as damage:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", f"unreadable ({type(damage).__name__})") from damage
     if own_hash != _own_hash(manifest):
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "sha256", "the file is not what was written")
@@ -161,13 +141,24 @@ def _verified(folder: Path) -> dict[str, Any]:
             raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {size}, got {found['bytes']}")
         if found["sha256"] != sha256:
             raise CheckpointError("CHECKPOINT", path, "sha256", "the file is not what was written")
+    if read_state(folder)["step"] != step:
+        raise CheckpointError("CHECKPOINT", folder / STATE, "step", f"expected {step} as in {MANIFEST}, got {read_state(folder)['step']}")
     return {**manifest, "step": step}
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """`state.json`: {"step", "seconds", "skipped", "skipped_in_a_row", ...}. Raises CheckpointError."""
+    try:
+        state = parse((folder / STATE).read_bytes())
+        return {**state, "step": int(state["step"])}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as damage:
+        raise CheckpointError("CHECKPOINT", folder / STATE, "state", f"unreadable ({type(damage).__name__})") from damage
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / name)
-    except (SafetensorError, OSError, ValueError) as damage:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as damage:
         raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
 
 
@@ -181,8 +172,8 @@ def step_named(folder: Path) -> int:
     """The step of a checkpoint by its state or manifest, or where both are damaged by its name; -1 where nothing tells."""
     for file in (STATE, MANIFEST):
         try:
-            return int(json.loads((folder / file).read_bytes())["step"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return int(parse((folder / file).read_bytes())["step"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
     number = folder.name.removeprefix("step_")
     return int(number) if number.isascii() and number.isdigit() else -1

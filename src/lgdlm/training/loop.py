@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lgdlm.data.loader import Loader
-from lgdlm.training.checkpoint import Snapshot, rotate, save_checkpoint
+from lgdlm.training.checkpoint import Snapshot, rotate, save_checkpoint, set_aside_behind
 from lgdlm.training.optimizer import learning_rate_scale
 from lgdlm.training.run import LEDGER, LOG, RunDirectory
 from lgdlm.training.signals import Interrupted, StopRequest
@@ -28,7 +28,8 @@ NOT_FINITE = "the loss or its gradient is not finite"
 class Plan:
     """How long, how fast, and how often to save and validate. Training ends at `steps`, or after `minutes` if that is sooner.
 
-    `epoch_steps` is the length of an epoch where training is counted in epochs: its end is saved as `epoch_XXX`.
+    `speed` adds figures of the clock to the log, the only ones that differ between equal runs. `epoch_steps` is the length of an
+    epoch where training is counted in epochs: its end is saved as `epoch_XXX`.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Plan:
     keep: int = 3
     validate_every: int = 500
     ledger: bool = False
+    speed: bool = True
     epoch_steps: int | None = None
 
     def name_of(self, step: int) -> str:
@@ -101,10 +103,13 @@ def train(
             record: Metrics = {"epoch": data.epoch, "step": step, "lr": train_step.optimizers.lr_at(scale), **metrics}
             if step % plan.validate_every == 0 or done:
                 record |= validation()
-            record |= {"tokens_per_second": data.tokens / took, "rows_per_second": data.rows / took}
+            if plan.speed:
+                record |= {"tokens_per_second": data.tokens / took, "rows_per_second": data.rows / took}
             if strange := [name for name, value in record.items() if value is not None and not math.isfinite(value)]:
                 run.event("metric_not_finite", step=step, metrics=strange)
                 record |= dict.fromkeys(strange)
+            if train_step.freezer.thaws_at(step):
+                run.event("parameters_thawed", step=step, parameters=sum(p.numel() for p in train_step.freezer.waiting.values()))
             if skipped:
                 run.event("step_skipped", step=step, sample_ids=list(data.sample_ids), reason=NOT_FINITE)
             run.append(LOG, record)
@@ -114,11 +119,13 @@ def train(
             counted = counted if skipped else step
             if guard.exhausted:
                 verdict = guard.verdict(run.path, step, NOT_FINITE, counted)
-                guard.forget_row()  # the checkpoint is of `counted`: whoever resumes meets the skipped steps again
+                guard.forget_row()  # the newest checkpoint is of `counted`: whoever resumes meets the skipped steps again
+                for inside in set_aside_behind(run.path, counted):
+                    run.event("checkpoint_superseded", checkpoint=inside.name)
                 if counted > start and not (run.path / plan.name_of(counted)).is_dir():
                     save(counted)
                 raise verdict
-            if done or stop.number is not None or (plan.saves_at(step) and not skipped):
+            if done or stop.number is not None or plan.saves_at(step):
                 last = save(step)
             if stop.number is not None:
                 run.event("signal_received", signal=stop.number, step=step)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lgdlm.config import Config
 from lgdlm.data.projection import Projection, load_projection
@@ -14,6 +19,7 @@ from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.schema import from_yaml
 from lgdlm.training.checkpoint import CONFIG, WEIGHTS, find_checkpoint, load_into, read_tensors, verify_checkpoint
+from lgdlm.training.weights import compare_weights
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,17 @@ class Restored:
 def restore(path: str | Path, use_ema: bool = True) -> Restored:
     """Verify, then build and load. `path` is a checkpoint or a run (its latest). Raises CheckpointError (exit 3)."""
     folder = find_checkpoint(Path(path))
-    manifest = verify_checkpoint(folder)
+    return rebuilt(folder, verify_checkpoint(folder), use_ema)
+
+
+def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> Restored:
+    """The model of a verified checkpoint with its `manifest`. Raises CheckpointError where its files do not make one."""
     try:
         config = from_yaml((folder / CONFIG).read_text(encoding="utf-8"), folder / CONFIG)
     except InputError as problem:
         raise CheckpointError("CHECKPOINT", folder / CONFIG, problem.field, problem.message) from problem
+    except UnicodeDecodeError as problem:
+        raise CheckpointError("CHECKPOINT", folder / CONFIG, "yaml", f"is not UTF-8 at byte {problem.start}") from problem
     try:
         tokenizer = load_tokenizer(folder / "tokenizer")
         projection = load_projection(folder / "projection") if (folder / "projection").is_dir() else None
@@ -45,7 +57,8 @@ def restore(path: str | Path, use_ema: bool = True) -> Restored:
         mean, std = saved["latent_mean"], saved["latent_std"]
     except KeyError as absent:
         raise CheckpointError("CHECKPOINT", folder / WEIGHTS, str(absent), "the latent statistics are missing") from absent
-    model = build_model(
+    build = partial(
+        build_model,
         config.model,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
@@ -54,5 +67,15 @@ def restore(path: str | Path, use_ema: bool = True) -> Restored:
         text_weighting=config.loss.text_weighting,
         identity={"step": manifest["step"], "tokenizer": tokenizer.identity()},
     )
+    try:
+        if config.model.n_blocks > len(saved):
+            raise ValueError(f"{config.model.n_blocks} blocks in {len(saved)} tensors")
+        with torch.device("meta"):  # the shapes alone: what they would take is compared with what is there before it is taken
+            compare_weights(build(), saved, folder / WEIGHTS)
+        model = build()
+    except InputError as problem:
+        raise CheckpointError("CHECKPOINT", folder / CONFIG, problem.field, problem.message) from problem
+    except (ValueError, RuntimeError, TypeError, ArithmeticError) as problem:
+        raise CheckpointError("CHECKPOINT", folder / CONFIG, "model", f"describes no model that can be built ({problem})") from problem
     load_into(model, folder, averaged=use_ema)
     return Restored(model.to(default_device()).eval(), tokenizer, projection, config, folder)

@@ -13,6 +13,7 @@ from lgdlm.objectives.objective import Objective, Ratio, Totals, add_parts, mean
 from lgdlm.objectives.schedule import ObjectiveSchedule
 from lgdlm.rng import Rng
 from lgdlm.training.ema import Ema
+from lgdlm.training.freezing import Freezer
 from lgdlm.training.guard import Guard
 from lgdlm.training.optimizer import Optimizers
 
@@ -37,27 +38,33 @@ class TrainStep:
         clip: float = 1.0,
         compute_dtype: torch.dtype | None = None,
         poison: Collection[str] = (),
+        freezer: Freezer | None = None,
     ):
         self.model, self.objectives, self.schedule = model, objectives, schedule
         self.parameters = list(model.parameters())  # walking the modules at every step costs as much as a tiny layer
+        self.count = sum(p.numel() for p in self.parameters)
         self.optimizers, self.ema, self.guard = optimizers, ema, guard
         self.seed, self.clip, self.compute_dtype, self.poison = seed, clip, compute_dtype, frozenset(poison)
+        self.freezer = freezer or Freezer(model)
 
     def __call__(self, data: StepData, step: int, lr_scale: float) -> dict[str, float | None]:
         """Metrics of the step as floats; `loss` is None when the step was skipped."""
         if not self.model.training:
             self.model.train()
+        self.freezer.at(step)
         torch.manual_seed(((self.seed << 32) ^ step) % (1 << 63))  # dropout is the one consumer of the global generator
         name = self.schedule.at(step)
         parts = self._accumulate(self.objectives[name], data, step)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"), foreach=True))
+        active = sum(p.numel() for p in self.parameters if p.grad is not None) / self.count
         admitted = self.guard.admits(parts["loss"].top, norm)
         if admitted:
             self.optimizers.step(lr_scale)
             self.ema.update(step)
         self.optimizers.zero_grad()
         means: dict[str, float | None] = {f"{name}/{key}": value for key, value in mean_of(parts).items() if key != "loss"}
-        return {"loss": parts["loss"].top, "grad_norm": norm, **means} if admitted else {"loss": None}
+        record = {"loss": parts["loss"].top, "grad_norm": norm, "active_params_ratio": active, **means}
+        return record if admitted else {"loss": None}
 
     def _accumulate(self, objective: Objective, data: StepData, step: int) -> dict[str, Ratio]:
         totals, parts = Totals(data.tokens, data.rows), dict[str, Ratio]()
@@ -70,7 +77,8 @@ class TrainStep:
                 total = report.total
                 if self.poison and not self.poison.isdisjoint(batch.sample_ids):
                     total = total * float("nan")
-                with autocast(enabled=False):
-                    total.backward()
+                if total.requires_grad:  # a mode of which every parameter still waits teaches nothing
+                    with autocast(enabled=False):
+                        total.backward()
                 add_parts(parts, {**report.parts, "loss": Ratio(float(total.detach()), batch.size / data.rows)})
         return parts

@@ -3,35 +3,78 @@
 nelbo_given_z    l2t without condition dropout: nats per token, the length included
 nelbo_alone      the same with every latent dropped: the unconditional bound
 latent_loss      t2l
+
+and of a model with a posterior, from z ~ q(z | y):
+
+reconstruction   nats per token given z            kl, kl_dimension_DD   nats per text, of all dimensions and of each
+bound            reconstruction + KL per token     active_units          dimensions in use
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from lgdlm.batch import Batch
 from lgdlm.data.loader import Loader
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.objectives.denoising import MODES, DenoisingObjective
-from lgdlm.objectives.objective import Ratio, Totals, add_parts, mean_of
+from lgdlm.objectives.latent_usage import active_units, moments
+from lgdlm.objectives.objective import Objective, Ratio, Totals, add_parts, mean_of
+from lgdlm.objectives.variational import VariationalObjective
 from lgdlm.rng import Rng
 
-CHECKS = {
-    "nelbo_given_z": (DenoisingObjective(MODES["l2t"]), "nelbo"),
-    "nelbo_alone": (DenoisingObjective(MODES["l2t"], condition_dropout=1.0), "nelbo"),
-    "latent_loss": (DenoisingObjective(MODES["t2l"]), "latent_loss"),
-}
+Check = tuple[Objective, dict[str, str]]  # an objective, and its metrics by the names they are logged under
+ALONE = DenoisingObjective(MODES["l2t"], condition_dropout=1.0)
+
+STAGE1: tuple[Check, ...] = (
+    (DenoisingObjective(MODES["l2t"]), {"nelbo_given_z": "nelbo"}),
+    (ALONE, {"nelbo_alone": "nelbo"}),
+    (DenoisingObjective(MODES["t2l"]), {"latent_loss": "latent_loss"}),
+)
+STAGE2: Check = (VariationalObjective(DenoisingObjective(MODES["l2t"])), {"reconstruction": "nelbo", "kl": "kl", "bound": "bound"})
+STAGE2_ALONE: Check = (VariationalObjective(ALONE), {"nelbo_alone": "nelbo"})  # where the data have no latents to drop
+
+
+def checks_for(model: TextLatentDiffusion, has_latents: bool) -> list[Check]:
+    """What can be measured: Stage I where the data have latents, Stage II where the model has a posterior."""
+    of_stage2 = [] if model.posterior is None else [STAGE2]
+    if has_latents:
+        return [*STAGE1, *of_stage2]
+    return [*of_stage2, STAGE2_ALONE] if of_stage2 else []
 
 
 @torch.no_grad()
 def validate(model: TextLatentDiffusion, loader: Loader, batches: int, seed: int, compute_dtype: torch.dtype | None) -> dict[str, float]:
     """Means over the first `batches` steps of an unshuffled validation loader; the model is left in `eval` mode."""
     model.eval()
-    sums: dict[str, dict[str, Ratio]] = {name: {} for name in CHECKS}
+    checks = checks_for(model, loader.dataset.has_latents)
+    sums: list[dict[str, Ratio]] = [{} for _ in checks]
+    usage: list[np.ndarray] = []
     for step in range(1, min(batches, loader.steps_per_epoch) + 1):
         data = loader.step(step)
         for batch in (b.to(model.device) for b in data.batches):
-            for name, (objective, _) in CHECKS.items():
-                with torch.autocast(model.device.type, compute_dtype, enabled=compute_dtype is not None):
-                    report = objective(model, batch, Rng(seed, step, batch.rows), Totals(data.tokens, data.rows))
-                add_parts(sums[name], report.parts)
-    return {f"validation/{name}": mean_of(sums[name])[key] for name, (_, key) in CHECKS.items()}
+            rng = Rng(seed, step, batch.rows)
+            with torch.autocast(model.device.type, compute_dtype, enabled=compute_dtype is not None):
+                for (objective, _), found in zip(checks, sums, strict=True):
+                    add_parts(found, objective(model, batch, rng, Totals(data.tokens, data.rows)).parts)
+                if model.posterior is not None:
+                    usage.append(_usage(model, batch, rng))
+    means = [mean_of(found) for found in sums]
+    record = {name: mean[metric] for (_, wanted), mean in zip(checks, means, strict=True) for name, metric in wanted.items()}
+    if usage:
+        record |= _of_dimensions(np.concatenate(usage), model.latent_shape[0] * model.latent_shape[1])
+    return {f"validation/{name}": value for name, value in record.items()}
+
+
+def _usage(model: TextLatentDiffusion, batch: Batch, rng: Rng) -> np.ndarray:
+    """Of each text: KL by dimension, then `moments`; float64 [B, D + 3 D + 1]."""
+    assert model.prior is not None
+    q, _ = model.read(batch.input_ids, batch.text_mask)
+    kl = model.prior.divergence(model, q, q.draw(rng), rng).flatten(1).double().cpu().numpy()
+    return np.concatenate([kl, moments(q)], axis=1)
+
+
+def _of_dimensions(usage: np.ndarray, size: int) -> dict[str, float]:
+    by_dimension = {f"kl_dimension_{d:02}": float(value) for d, value in enumerate(usage[:, :size].mean(axis=0))}
+    return {"active_units": float(active_units(usage[:, size:].sum(axis=0))), **by_dimension}

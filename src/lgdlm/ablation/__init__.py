@@ -1,0 +1,1 @@
+"""Ablations: variants of one configuration, trained over several seeds and compared in pairs."""

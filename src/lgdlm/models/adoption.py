@@ -1,0 +1,154 @@
+"""A pretrained language model becomes a denoiser, and what a denoiser keeps of it a language model again.
+
+    adopt       token rows, left-to-right halves, norms (and the head) are the weights; what a denoiser has besides starts so that
+                a block does at first what it did: conditions are silent, gates open, fusions take the mean of both halves
+    published   the same tensors back: bit for bit those that were adopted, as long as they have not trained
+    freeze      what came from the weights does not train; the mask's row, the latent's ways, the clocks, fusions and right-to-left
+                halves of their own always do
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgdlm.models.conditioning import Conditioning
+from lgdlm.models.language_model import LanguageModel, language_model
+from lgdlm.models.pretrained import Pretrained
+from lgdlm.models.pretrained_layout import Sizes
+from lgdlm.models.rwkv_denoiser import RWKVDenoiser
+
+BACKWARDS = ("forward", "fresh")
+CHECKED_TOKENS = 64
+NOT_PUBLISHED = ("att_back", "fuse", "conditioning")
+
+
+@dataclass(frozen=True)
+class AdoptionReport:
+    """What became of every tensor of the weights.
+
+    used, ignored, absent  names of the file: adopted; not, and why; not there, and what stands for them
+    parity_error           largest difference of logits over CHECKED_TOKENS seeded tokens, read whole: the denoiser's left-to-right
+                           halves under its own kernel in float32, against the recurrence in float64 on the tensors of the file
+    """
+
+    source: str
+    layout: str
+    sizes: Sizes
+    used: list[str]
+    ignored: dict[str, str]
+    absent: dict[str, str]
+    parity_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, for `pretrained.json`."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        s = self.sizes
+        return (
+            f"weights: {self.source} ({self.layout}: {s.n_blocks} blocks of width {s.hidden_size}, {s.vocab_size} token rows), "
+            f"{len(self.used)} tensors used, {len(self.ignored)} ignored, {len(self.absent)} absent, "
+            f"parity error {self.parity_error:.1e} (logits against the float64 recurrence)"
+        )
+
+
+@torch.no_grad()
+def adopt(denoiser: RWKVDenoiser, weights: Pretrained, *, backward: str = "forward") -> AdoptionReport:
+    """Take the weights, whose vocabulary rows are the denoiser's already (`Pretrained.rows`).
+
+    `backward`: a right-to-left half with weights of its own starts as the left-to-right one (`forward`), or as it was built (`fresh`).
+    """
+    assert backward in BACKWARDS, f"backward_init {backward!r}"
+    given, ignored = dict(weights.tensors), dict(weights.ignored)
+    own = _published(denoiser)
+    if not denoiser.text_head.plain:
+        for name in [name for name in given if name.startswith(("ln_out.", "head."))]:
+            ignored[name] = "the denoiser has a head of its own (use_rwkv_lm_head=false)"
+            del given[name]
+    for name, tensor in given.items():
+        assert own[name].shape == tensor.shape, f"{name}: the denoiser is built in the sizes of the weights"
+        own[name].copy_(tensor)
+    denoiser.embedding.mask.copy_(denoiser.embedding.table.weight.mean(dim=0))
+    for block in denoiser.backbone.blocks:
+        if block.att_back is not None and backward == "forward":
+            block.att_back.load_state_dict(block.att.state_dict())
+        if block.fuse is not None:
+            block.fuse.start_at_mean()
+        if isinstance(block.conditioning, Conditioning):
+            block.conditioning.open_gates()
+    sizes, error = weights.sizes, parity_error(denoiser, weights)
+    return AdoptionReport(str(weights.source), weights.layout, sizes, sorted(given), ignored, weights.absent, error)
+
+
+def _published(denoiser: RWKVDenoiser) -> dict[str, Tensor]:
+    """The denoiser's own tensors that stand under a published name in weights which it adopted; the head only where it is one."""
+    stack = denoiser.backbone.state_dict(keep_vars=True)
+    tensors = {name: t for name, t in stack.items() if name.split(".")[2] not in NOT_PUBLISHED}
+    tensors["emb.weight"] = denoiser.embedding.table.weight
+    head = denoiser.text_head
+    if head.plain:
+        tensors |= {"ln_out.weight": head.norm.weight, "ln_out.bias": head.norm.bias}
+        if head.decode.weight is not denoiser.embedding.table.weight:
+            tensors["head.weight"] = head.decode.weight
+    return tensors
+
+
+@torch.no_grad()
+def published(denoiser: RWKVDenoiser) -> tuple[dict[str, Tensor], Sizes, list[str]]:
+    """(tensors under published names, sizes, names of the denoiser's parameters that no published model has).
+
+    Any denoiser has such a part. Where the ends are not the published ones they are folded: rows times their scale and projection,
+    the head's matrix times its projection. Tensors that need no folding are the denoiser's own.
+    """
+    tensors = _published(denoiser)
+    head, ends = denoiser.text_head, denoiser.embedding
+    if not isinstance(ends.project, nn.Identity) or ends.scale != 1:
+        tensors["emb.weight"] = ends.project(ends.table.weight * ends.scale)
+    if not head.plain:
+        assert isinstance(head.project, nn.Linear)
+        tensors |= {"ln_out.weight": head.norm.weight, "ln_out.bias": head.norm.bias}
+        tensors["head.weight"] = head.decode.weight @ head.project.weight
+    first = denoiser.backbone.blocks[0]
+    ranks = {letter: getattr(first.att, f"{letter}1").shape[1] for letter in "wag"}
+    if len(denoiser.backbone.blocks) > 1:
+        ranks["v"] = denoiser.backbone.blocks[1].att.v1.shape[1]
+    V, H = tensors["emb.weight"].shape
+    sizes = Sizes(V, H, len(denoiser.backbone.blocks), first.att.head_size, first.ffn.key.weight.shape[0], ranks, "head.weight" not in tensors)
+    kept = {id(t) for t in tensors.values()} | {id(p) for p in (ends.table.weight, head.decode.weight, *ends.project.parameters())}
+    left = [name for name, p in denoiser.named_parameters() if id(p) not in kept and not name.startswith("text_head.project")]
+    return {name: t.detach() for name, t in tensors.items()}, sizes, left
+
+
+def backbone_of(denoiser: RWKVDenoiser, head: Pretrained, **options: Any) -> LanguageModel:
+    """The language model inside a denoiser; with the weights' own head where the denoiser has none of theirs. `options` of `language_model`."""
+    own = {name: t.detach().cpu() for name, t in _published(denoiser).items()}
+    return language_model({**head.tensors, **own}, head.sizes, **options)
+
+
+@torch.no_grad()
+def parity_error(denoiser: RWKVDenoiser, weights: Pretrained) -> float:
+    """See `AdoptionReport`."""
+    count = weights.sizes.vocab_size
+    tokens = torch.randint(0, count, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
+    block = denoiser.backbone.blocks[0]
+    loaded = backbone_of(denoiser, weights, kernel=block.kernel, chunk=block.chunk)(tokens)[0]
+    exact = weights.model(dtype=torch.float64, kernel="recurrent")(tokens)[0]
+    return float((loaded - exact).abs().max())
+
+
+def freeze(denoiser: RWKVDenoiser, *, backbone: bool, head: bool) -> None:
+    """Stop the training of what weights gave: with `backbone` token rows and stack, with `head` the vocabulary head where it is theirs.
+
+    A head tied to the token rows trains, or not, with them.
+    """
+    for name, tensor in _published(denoiser).items():
+        of_head = name.startswith(("ln_out.", "head."))
+        if head if of_head else backbone:
+            tensor.requires_grad_(False)
+    if head and denoiser.text_head.plain:
+        denoiser.text_head.decode.bias.requires_grad_(False)

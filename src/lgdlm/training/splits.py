@@ -1,0 +1,91 @@
+"""The data of a run: both splits opened and checked completely before step 1.
+
+    open_splits -> train, validation        or one error that lists every problem of both, as `lgdlm check` does
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lgdlm.config import Config
+from lgdlm.data.frame import Frame, frame_of, unfit
+from lgdlm.data.inspect import Inspection, inspect_folder
+from lgdlm.data.manifest import Manifest
+from lgdlm.data.paired import PairedDataset, open_dataset
+from lgdlm.data.problems import refuse
+from lgdlm.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from lgdlm.errors import InputError
+
+
+def named_tokenizer(config: Config) -> Tokenizer | None:
+    """The tokenizer that `tokenizer.path` names: a saved folder, or `byte` or `rwkv`. None: the one saved with the data."""
+    name = config.tokenizer.path
+    if name is None:
+        return None
+    return load_tokenizer(Path(name)) if Path(name).is_dir() else make_tokenizer(name)
+
+
+def eos_of(data: PairedDataset, tokenizer: Tokenizer | None) -> int:
+    """The id that ends a text: the named tokenizer's, else that of the data's own. InputError where neither says it."""
+    eos = tokenizer.eos_id if tokenizer is not None else data.manifest.tokenizer.get("eos_id")
+    if not isinstance(eos, int):
+        message = "the data carries no tokenizer: name the one that made its tokens"
+        raise InputError("NO_TOKENIZER", data.folder or "data", "tokenizer.path", message)
+    return eos
+
+
+def open_splits(config: Config, tokenizer: Tokenizer | None) -> tuple[PairedDataset, PairedDataset]:
+    """Train and validation split. Raises InputError for the first problem; with several, all of both splits are listed."""
+    data = config.data
+    if not data.latent_dir:
+        raise InputError("CONFIG", "config", "data.latent_dir", "expected the folder that `lgdlm prepare` wrote, got nothing")
+    common = {"external_latents": data.use_external_latents, **_expected(config, tokenizer)}
+    try:
+        train = open_dataset(data.latent_dir, "train", limit=data.max_samples, **common)
+        refuse(_other_tokenizer(config, tokenizer, train.manifest))
+        held_out = open_dataset(data.latent_dir, "validation", limit=data.max_val_samples, train=train, **common)
+        for split in (train, held_out):
+            refuse(unfit(split, _frame(config, tokenizer, train.manifest), data.latent_dir))
+    except InputError:
+        refuse(inspect_splits(config, tokenizer).problems)
+        raise  # nothing is wrong with the folder: it is the configuration that does not suit it
+    return train, held_out
+
+
+def inspect_splits(
+    config: Config, tokenizer: Tokenizer | None, on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+) -> Inspection:
+    """Every problem that training on `config.data` would meet."""
+    data = config.data
+    found = inspect_folder(
+        data.latent_dir,
+        frame=lambda manifest: _frame(config, tokenizer, manifest),
+        external_latents=data.use_external_latents,
+        on_progress=on_progress,
+        **_expected(config, tokenizer),
+    )
+    found.problems += _other_tokenizer(config, tokenizer, found.manifest)
+    return found
+
+
+def _expected(config: Config, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What the model expects of the data."""
+    return {
+        "token_dir": config.data.token_dir or None,
+        "latent_dim": config.model.latent_dim,
+        "vocab_size": None if tokenizer is None else tokenizer.vocab_size,
+    }
+
+
+def _frame(config: Config, tokenizer: Tokenizer | None, manifest: Manifest | None) -> Frame:
+    named = tokenizer.eos_id if tokenizer is not None else None if manifest is None else manifest.tokenizer.get("eos_id")
+    return frame_of(config.model.length, eos_id=named, max_length=config.model.max_seq_len, fill_multiple=config.model.row_multiple)
+
+
+def _other_tokenizer(config: Config, tokenizer: Tokenizer | None, manifest: Manifest | None) -> list[InputError]:
+    if tokenizer is None or manifest is None or manifest.tokenizer.get("kind") == "external" or manifest.tokenizer == tokenizer.identity():
+        return []
+    message = f"is not the tokenizer of the data ({manifest.tokenizer.get('kind')}); leave it out to use the one saved with them"
+    return [InputError("TOKENIZER", config.data.latent_dir, "tokenizer.path", message)]

@@ -1,0 +1,175 @@
+"""The stack in blocks, by relations: block by block, in one pass, from given borders, and the causal pass inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lgdlm.models.block_causal import BlockCausalRWKV, fold, unfold
+from lgdlm.models.rwkv7 import RWKV7, LayerState, RWKVState
+
+H = 16
+SIZES = [1, 4, 32, 64, 128]
+HALVES = {"own": {"fusion": "gated"}, "shared": {"fusion": "concat", "share": True}, "sum film": {"fusion": "sum", "conditioning": "film"}}
+
+
+def randomised(net: RWKV7, seed: int = 0) -> RWKV7:
+    """Float64, and nothing at zero."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.2)
+    return net.double()
+
+
+def stack(block_size: int, n_blocks: int = 2, **options: object) -> BlockCausalRWKV:
+    net = BlockCausalRWKV(H, n_blocks, block_size=block_size, head_size=8, **{"zero_init": False, **options})
+    randomised(net)
+    return net
+
+
+def tokens(B: int, N: int, seed: int = 0) -> Tensor:
+    return torch.randn(B, N, H, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def block_by_block(net: BlockCausalRWKV, x: Tensor, state: RWKVState | None, cond: Tensor | None) -> tuple[Tensor, list[RWKVState | None]]:
+    """The definition: the plain two-way stack on each block from the state behind the one before, and the state before each block."""
+    answers, states = [], []
+    for block in x.split(net.block_size, dim=1):
+        states.append(state)
+        y, state = RWKV7.forward(net, block, state, cond=cond)
+        answers.append(y)
+    return torch.cat(answers, dim=1), [*states, state]
+
+
+def noised_one_by_one(net: BlockCausalRWKV, x: Tensor, states: list[RWKVState | None], cond: Tensor | None) -> Tensor:
+    pairs = zip(x.split(net.block_size, dim=1), states, strict=False)
+    return torch.cat([RWKV7.forward(net, block, state, cond=cond)[0] for block, state in pairs], dim=1)
+
+
+def parts(state: RWKVState) -> list[Tensor]:
+    return [part for layer in state.layers for part in (layer.wkv, layer.time_shift, layer.channel_shift)]
+
+
+@pytest.fixture(params=HALVES)
+def halves(request: pytest.FixtureRequest) -> dict[str, object]:
+    return HALVES[request.param]
+
+
+def condition(halves: dict[str, object]) -> Tensor | None:
+    return tokens(2, 1, seed=9)[:, 0] if "conditioning" in halves else None
+
+
+@pytest.mark.parametrize(("size", "length"), [(4, 13), (4, 12), (5, 3), (1, 6), (32, 70)])
+def test_one_pass_is_block_by_block(halves: dict[str, object], size: int, length: int) -> None:
+    net, x, cond = stack(size, **halves), tokens(2, length), condition(halves)
+    _, before = net(tokens(2, size, seed=3), cond=cond)
+    for start in (None, before):
+        expected, states = block_by_block(net, x, start, cond)
+        y, state = net(x, start, cond=cond)
+        torch.testing.assert_close(y, expected)
+        for one, other in zip(parts(state), parts(states[-1]), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("size", "length"), [(4, 13), (4, 8), (5, 3), (1, 6)])
+def test_borders_are_the_states_of_the_definition(halves: dict[str, object], size: int, length: int) -> None:
+    net, x, cond = stack(size, **halves), tokens(2, length), condition(halves)
+    _, before = net(tokens(2, size, seed=3), cond=cond)
+    expected, states = block_by_block(net, x, before, cond)
+    y, borders = net.borders(x, before, cond=cond)
+    torch.testing.assert_close(y, expected)
+    for i, part in enumerate(parts(borders)):
+        torch.testing.assert_close(part.unflatten(0, (2, -1)), torch.stack([parts(state)[i] for state in states[:-1]], dim=1))
+
+
+@pytest.mark.parametrize(("size", "length"), [(4, 13), (4, 8), (5, 3), (1, 6)])
+def test_noised_blocks_at_once_are_blocks_one_by_one(halves: dict[str, object], size: int, length: int) -> None:
+    """Values, and the gradients of both texts, of the condition and of every parameter."""
+    net, cond = stack(size, **halves), condition(halves)
+    clean, noised = tokens(2, length).requires_grad_(), tokens(2, length, seed=1).requires_grad_()
+    weight = tokens(2, length, seed=2)
+    inputs = [clean, noised, *net.parameters()]
+
+    def gradients(y: Tensor) -> list[Tensor]:
+        found = torch.autograd.grad((y * weight).sum(), inputs, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+    together = net.from_borders(noised, net.borders(clean, cond=cond)[1], cond=cond)
+    apart = noised_one_by_one(net, noised, block_by_block(net, clean, None, cond)[1], cond)
+    torch.testing.assert_close(together, apart)
+    for one, other in zip(gradients(together), gradients(apart), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("length", [1, 31, 70, 130])
+def test_without_the_half_from_the_right_it_is_the_causal_pass(size: int, length: int) -> None:
+    """Switched off in two ways: weights of zero behind that half, and a stack that never had it."""
+    net, x = stack(size, fusion="sum"), tokens(1, length)
+    for block in net.blocks:
+        torch.nn.init.zeros_(block.att_back.output.weight)
+    causal, alone = (randomised(RWKV7(H, 2, head_size=8, zero_init=False)), stack(size, fusion=None))
+    weights = {name: w for name, w in net.state_dict().items() if "att_back" not in name}
+    causal.load_state_dict(weights)
+    alone.load_state_dict(weights)
+    expected, state = causal(x)
+    for one in (net, alone):
+        y, found = one(x)
+        torch.testing.assert_close(y, expected)
+        for a, b in zip(parts(found), parts(state), strict=True):
+            torch.testing.assert_close(a, b)
+        torch.testing.assert_close(one.from_borders(x, one.borders(x)[1]), expected)
+
+
+@pytest.mark.parametrize("ask", ["row", "noised", "clean"])
+def test_what_reaches_a_block(ask: str) -> None:
+    """A row: everything up to the block's end. Noised blocks: their own tokens, and the clean ones before their block."""
+    size, length = 3, 11
+    net, x, clean = stack(size, 1, fusion="gated"), tokens(1, length).requires_grad_(), tokens(1, length, seed=1).requires_grad_()
+    y = net(x)[0] if ask == "row" else net.from_borders(x, net.borders(clean)[1])
+    block = torch.arange(length) // size
+    for i in range(length):
+        leaf = clean if ask == "clean" else x
+        (reach,) = torch.autograd.grad(y[0, i].square().sum(), leaf, retain_graph=True)
+        reached = reach[0].abs().amax(dim=1) > 1e-9
+        expected = {"row": block <= block[i], "noised": block == block[i], "clean": block < block[i]}[ask]
+        assert torch.equal(reached, expected), f"token {i}"
+
+
+@pytest.mark.parametrize("options", [{"fusion": "gated"}, {"fusion": "concat", "share": True}, {}], ids=["own", "shared", "causal"])
+def test_padding_changes_nothing(options: dict[str, object]) -> None:
+    net, clean, noised = stack(4, **options), tokens(4, 11), tokens(4, 11, seed=1)
+    lengths = [11, 8, 5, 1]
+    mask = torch.arange(11) < torch.tensor(lengths)[:, None]
+    row, state = net(noised, mask=mask)
+    blocks = net.from_borders(noised, net.borders(clean, mask=mask)[1], mask=mask)
+    for i, n in enumerate(lengths):
+        here = slice(i, i + 1)
+        alone, own = net(noised[here, :n])
+        torch.testing.assert_close(row[here, :n], alone)
+        for one, other in zip(parts(state), parts(own), strict=True):
+            torch.testing.assert_close(one[here], other)
+        torch.testing.assert_close(blocks[here, :n], net.from_borders(noised[here, :n], net.borders(clean[here, :n])[1]))
+
+
+def test_folding_and_back() -> None:
+    for x in (torch.randn(2, 7, 3), torch.randn(2, 7, 3, 2), torch.ones(2, 7, dtype=torch.bool)):
+        assert torch.equal(unfold(fold(x, 3), 2, 7), x)
+        assert fold(x, 3).shape == (6, 3, *x.shape[2:])
+        assert not fold(x, 3)[2, 1:].any()
+
+
+def test_an_empty_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="block_size 0"):
+        stack(0)
+
+
+def test_a_state_does_not_grow() -> None:
+    net = stack(4, fusion="sum")
+    count: Callable[[LayerState], int] = lambda layer: layer.wkv.numel() + layer.time_shift.numel() + layer.channel_shift.numel()  # noqa: E731
+    sizes = {length: [count(layer) for layer in net(tokens(1, length))[1].layers] for length in (4, 64)}
+    assert sizes[4] == sizes[64]
