@@ -1,6 +1,6 @@
 """Block diffusion at increasing lengths: memory and time a token, with and without the cache, and what block sizes cost.
 
-    python benchmarks/block_sampling.py [--tokens 65536 --block 64 --steps 8 --width 128 --layers 2 --threads 1]
+    python benchmarks/block_sampling.py [--tokens 65536 --block 64 --steps 4 --width 128 --layers 2 --threads 1]
 
 One text is drawn to its full length with the cache; the time of its last blocks and the process's largest memory are read where
 it passes 1/64, 1/16, 1/4 and the whole of its length. Without the cache one block is drawn at the same places (all of them
@@ -138,7 +138,7 @@ def costs(width: int, layers: int, N: int = 512, tokens_a_step: int = 8) -> None
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, number in {"tokens": 65536, "block": 64, "steps": 8, "width": 128, "layers": 2, "threads": 1}.items():
+    for name, number in {"tokens": 65536, "block": 64, "steps": 4, "width": 128, "layers": 2, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

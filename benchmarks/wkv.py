@@ -110,7 +110,7 @@ def errors(operation: Operation, decay: str, repeated: bool, N: int) -> tuple[fl
     g = torch.Generator().manual_seed(1)
     state = 0.3 * torch.randn(1, 2, HEAD, HEAD, generator=g, dtype=torch.float64)
     weights = [torch.randn(1, N, 2, HEAD, generator=g, dtype=torch.float64), torch.randn(state.shape, generator=g, dtype=torch.float64)]
-    reference = run(KERNELS["recurrent"], torch.float64)
+    reference = run(KERNELS["recurrence"], torch.float64)
     off = [float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(run(operation, torch.float32), reference, strict=True)]
     return max(off[:2]), max(off[2:])
 
@@ -122,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     B, N, G = arguments.batch, arguments.length, arguments.width // HEAD
 
-    ours = {name: kernel for name, kernel in KERNELS.items() if name != "recurrent"}
+    ours = {name: kernel for name, kernel in KERNELS.items() if name != "recurrence"}
     operations: dict[str, Operation] = {"plain recurrence": plain_recurrence, **ours}
     hf = rwkv7_hf()
     if hf is not None:

@@ -52,3 +52,21 @@ def joint_model() -> TextLatentDiffusion:
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+@pytest.fixture
+def stage2_model() -> TextLatentDiffusion:
+    """The same with a posterior and a diffusion prior."""
+    import torch
+
+    from lgdlm.config import TransformerModel
+    from lgdlm.models.build import build_model
+
+    size = {"hidden_size": 32, "n_blocks": 2, "n_heads": 2, "latent_dim": 4, "max_seq_len": 16}
+    config = TransformerModel(**size, latent_encoder_type="mlp", latent_prior_type="diffusion")
+    model = build_model(config, vocab_size=30, eos_id=0, latent_mean=torch.arange(4.0), latent_std=torch.tensor([0.5, 1.0, 2.0, 0.1]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * 0.1)
+    return model.eval()

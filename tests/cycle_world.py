@@ -70,7 +70,9 @@ def cycle(
     )
 
 
-def report(objective: Any, model: TextLatentDiffusion, data: Batch | None = None, step: int = 1, totals: Totals | None = None) -> LossReport:
+def report(
+    objective: Any, model: TextLatentDiffusion, data: Batch | None = None, step: int = 1, totals: Totals | None = None
+) -> LossReport:
     data = data or batch()
     return objective(model, data, Rng(3, step, data.rows), totals or Totals(data.tokens, data.size))
 

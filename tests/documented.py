@@ -2,7 +2,8 @@
 
 A command is a line of a ```bash block of README.md or docs/*.md. Blocks of a page run in order, in one folder. A block behind the
 comment `<!-- long: nightly -->` runs under `make nightly` only. In the small world every `lgdlm` command gets the words of SMALL
-behind its own, so that the documented line runs as it is written, on less. The reader's own texts, `my.jsonl`, are there.
+behind its own, so that the documented line runs as it is written, on less. The reader's own texts, `my.jsonl`, are there, and where
+a page names them the reader's pretrained weights, `rwkv7.pth`: random ones, over the World vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from folders import sentences
+from pretrained_world import random_weights
+
+from lgdlm.models.pretrained_layout import Sizes
 
 ROOT = Path(__file__).parent.parent
 LONG = "<!-- long: nightly -->"
@@ -46,6 +51,14 @@ def own_texts(folder: Path) -> None:
     """The file that pages call the reader's own."""
     lines = [json.dumps({"text": text}) for text in sentences(400)]
     (folder / "my.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def own_weights(folder: Path, page: Path) -> None:
+    """The file that a page calls the reader's pretrained weights."""
+    if "rwkv7.pth" in page.read_text(encoding="utf-8"):
+        ranks = {"w": 8, "a": 8, "v": 8, "g": 8}
+        sizes = Sizes(vocab_size=65536, hidden_size=64, n_blocks=2, head_size=64, ffn_size=128, ranks=ranks)
+        torch.save(random_weights(sizes, dtype=torch.bfloat16), folder / "rwkv7.pth")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from documented import commands_in, own_texts, pages, run
+from documented import commands_in, own_texts, own_weights, pages, run
 
 from lgdlm.cli.commands import COMMANDS, parse
 from lgdlm.cli.compose import compose
@@ -14,6 +14,7 @@ PAGES = [page for page in pages() if commands_in(page)]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_runs(page, tmp_path):
     own_texts(tmp_path)
+    own_weights(tmp_path, page)
     for command in commands_in(page):
         if not command.long:
             done = run(command, tmp_path, small=True)
@@ -24,6 +25,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_long_command_of_a_page_runs(page, tmp_path):
     own_texts(tmp_path)
+    own_weights(tmp_path, page)
     for command in commands_in(page):
         done = run(command, tmp_path, small=False)
         assert done.returncode == 0, f"{command.page}:{command.line}: {command.text}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"

@@ -58,7 +58,9 @@ class Model:
     text_process: str = key("masked", "the text's noise process", ("masked",))
     t_eps: float = key(1e-4, "smallest masking probability's complement: alpha_t = 1 - (1 - t_eps) t", at_least=1e-8, at_most=0.1)
     length: str = key("predicted", "where a text ends: a length head, or its first EOS", ("predicted", "eos"))
-    latent_encoder_type: str = key("none", "Stage II: what reads q(z | y) from the text states", ("none", "mlp", "rwkv_pool", "transformer"))
+    latent_encoder_type: str = key(
+        "none", "Stage II: what reads q(z | y) from the text states", ("none", "mlp", "rwkv_pool", "transformer")
+    )
     latent_prior_type: str = key("fixed_gaussian", "Stage II: p(z)", ("fixed_gaussian", "learned_gaussian", "diffusion"))
     checkpoint_path: str | None = key(None, "checkpoint whose weights start the training (a warm start; resume takes everything)")
 
@@ -87,7 +89,7 @@ class RWKV7Model(Model):
     fusion: str = key("concat", "how the two directions meet", ("concat", "gated", "sum"))
     share_directions: bool = key(False, "one set of weights for both directions")
     head_size: int = key(64, "width of a head of the recurrence", at_least=1)
-    kernel: str = key("auto", "WKV backend", ("auto", "recurrent", "chunked"))
+    kernel: str = key("auto", "WKV backend; auto: LGDLM_KERNEL, else the fastest here", ("auto", "recurrence", "chunked", "native", "fla"))
     chunk: int = key(32, "tokens a chunk of the chunked backend", at_least=1)
     rwkv_local_path: str | None = key(None, "pretrained RWKV-7 weights to start from: .pth, .safetensors, or a folder; sizes are theirs")
     rwkv_name: str | None = key(None, "the same at the Hugging Face hub or in its cache: owner/name or owner/name/file")
@@ -136,10 +138,15 @@ class Training:
     min_lr_ratio: float = key(0.1, "last learning rate / lr", at_least=0, at_most=1)
     ema_decay: float = key(0.999, "decay of the averaged weights; 0: no average", at_least=0, at_most=1)
     cfg_dropout_prob: float = key(0.1, "share of rows whose condition is noised away, for guidance", at_least=0, at_most=1)
-    mode_weights: dict[str, float] = key({"l2t": 1.0, "t2l": 1.0, "unconditional": 1.0}, "shares of the modes of loss_type=random")
+    mode_weights: dict[str, float] = key(
+        {"l2t": 1.0, "t2l": 1.0, "unconditional": 1.0, "cycle_vae": 0.0, "stage2_variational": 0.0},
+        "shares of the modes of loss_type=random",
+    )
     sequential_schedule: list[Phase] = key([], "phases of loss_type=sequential: [{type, steps | epochs}, ...]")
     stage_schedule: str | None = key(None, "Stage II by its name: the same as loss_type", ("stage1_coupling", "stage2_variational"))
-    unfreeze_after_steps: int | None = key(None, "steps before the parameters of unfreeze_patterns train; null: all from the first", at_least=1)
+    unfreeze_after_steps: int | None = key(
+        None, "steps before the parameters of unfreeze_patterns train; null: all from the first", at_least=1
+    )
     unfreeze_patterns: list[str] = key([], "regular expressions over parameter names; []: all but Stage II's own")
     resume: str | None = key(None, "auto (newest complete checkpoint of the run) or a checkpoint folder")
     fallback: bool = key(False, "resume from the newest whole checkpoint where a newer one is damaged; --fallback says the same")
@@ -212,7 +219,7 @@ class Logging:
 
 @dataclass(frozen=True)
 class Sampling:
-    mode: str = key("l2t", "what is given and what is drawn", ("l2t", "t2l", "joint", "infill", "edit", "interpolate"))
+    mode: str = key("l2t", "what is given and what is drawn", ("l2t", "t2l", "joint", "infill", "edit", "interpolate", "prior", "encode"))
     checkpoint: str | None = key(None, "checkpoint folder, or a run's folder for its latest")
     input: str | None = key(None, "latents: a .npy file, or a folder of <id>.npy")
     project: bool = key(False, "the latents are the encoder's own: project them as the training data was")
@@ -234,7 +241,7 @@ class Sampling:
     batch_size: int = key(64, "samples drawn together", at_least=1)
     best_of: int = key(1, "draws a sample, the best by the model's own t2l kept", at_least=1)
     rounds: int = key(0, "rounds of edits of that sample, kept where the model's own t2l prefers them", at_least=0)
-    num_samples: int = key(8, "samples of joint, points of interpolate", at_least=1)
+    num_samples: int = key(8, "samples of joint and prior, points of interpolate", at_least=1)
     use_ema: bool = key(True, "sample from the averaged weights")
 
 

@@ -40,13 +40,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
-    """The mapping that `text` holds; `where` names its file. Raises InputError (CONFIG) with the line."""
+    """The mapping that `text` holds, an empty one where it holds nothing; `where` names its file. Raises InputError (CONFIG)."""
     import yaml
 
     loader = _loader()(text)
     try:
         node = loader.get_single_node()
-        values = None if node is None else loader.construct_document(node)
+        values = {} if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         place = where if mark is None else f"{where}:{mark.line + 1}"

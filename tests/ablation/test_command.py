@@ -52,7 +52,7 @@ def test_a_matrix_from_the_command_line_to_the_table(data, tmp_path, launched, c
     assert "doomed, seed 1: failed" in said.err
     page = (tmp_path / "docs" / "m.md").read_text()
     assert page == (tmp_path / "out" / "table.md").read_text().replace("table-", "m-")
-    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["m-intervals.svg", "m-loss-curves.svg", "m.md"]
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["m-differences.svg", "m-loss-curves.svg", "m.md"]
     assert "lr: 0.01" in (tmp_path / "out" / "wide" / "seed_2" / "config.yaml").read_text()
 
     commands = len(launched)

@@ -104,7 +104,7 @@ def test_a_page_says_how_it_was_made_what_failed_and_what_chance_would_do(plante
     assert (
         shown
         == [file.name for file in files[1:]]
-        == ["wide-intervals.svg", "wide-loss-curves.svg", "wide-nelbo_given_latent-by-parameters.svg"]
+        == ["wide-differences.svg", "wide-loss-curves.svg", "wide-nelbo_given_latent-by-parameters.svg"]
     )
     with pytest.raises(InputError, match="md"):
         write_page(found, {}, tmp_path / "page.html")
@@ -115,7 +115,7 @@ def test_plots_are_whole_svgs_with_a_mark_for_every_run(planted):
     figures = figures_of(found, matrix, cells)
     for svg in figures.values():
         ElementTree.fromstring(svg)
-    assert figures["intervals"].count('class="seed"') == 3 * (3 + 3 + 2), "three judged columns, a ring a finished run"
+    assert figures["differences"].count('class="seed"') == 3 * (3 + 2), "three judged columns, a ring a pair"
     assert figures["loss-curves"].count('class="raw') == 8
     assert figures["nelbo_given_latent-by-parameters"].count("<circle") == 3
 
@@ -138,7 +138,7 @@ def test_a_number_that_no_run_has_is_a_dash(planted):
     assert all("t2l_r2_one_step" not in row["cells"] for row in found["rows"])
     assert all("| - |" in line for line in table_of(found).splitlines()[2:])
     assert "T2L" not in page_of(found, []).split("- narrow")[1]
-    assert "T2L" not in figures_of(found, matrix, cells)["intervals"]
+    assert "T2L" not in figures_of(found, matrix, cells)["differences"]
 
 
 def test_nothing_finished_is_an_error_that_names_the_first_failure(tmp_path):

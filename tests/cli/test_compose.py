@@ -54,8 +54,15 @@ def test_a_json_list_is_read():
 @pytest.mark.parametrize("word", ["{l2t: 3}", '{"l2t": 3}', "[3, 0, 0]", '{"l2t": 3.0, "t2l": 0}'])
 def test_a_mode_left_out_of_the_weights_has_none(word):
     weights = compose([f"training.mode_weights={word}"], "demo").training.mode_weights
-    assert weights == {"l2t": 3.0, "t2l": 0.0, "unconditional": 0.0}
-    assert tuple(weights) == MODES
+    assert weights == {"l2t": 3.0, "t2l": 0.0, "unconditional": 0.0, "cycle_vae": 0.0, "stage2_variational": 0.0}
+    assert tuple(weights)[:3] == MODES
+
+
+def test_the_weights_of_a_file_do_not_stay_under_those_of_the_command_line(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("training: {mode_weights: {cycle_vae: 2}}\n")
+    assert compose([], str(file)).training.mode_weights["cycle_vae"] == 2.0
+    assert compose(["training.mode_weights={l2t: 1}"], str(file)).training.mode_weights["cycle_vae"] == 0.0
 
 
 def test_one_weight_can_be_changed_alone():

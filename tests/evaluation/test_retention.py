@@ -1,4 +1,4 @@
-"""Retention: what is frozen is kept to the last bit, what trains moves, and a model that read English knows English before and less after."""
+"""Retention: what is frozen is kept to the last bit, what trains moves, and a reader of English knows it before and less after."""
 
 from __future__ import annotations
 

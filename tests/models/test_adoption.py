@@ -60,7 +60,9 @@ def test_a_causal_denoiser_starts_as_the_language_model_behind_its_prefix(condit
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("causality", ["bidirectional", "block_causal"])
 @pytest.mark.parametrize("backward", ["forward", "fresh"])
-def test_the_language_model_inside_an_adapted_denoiser_is_the_published_one(fusion: str, share: bool, causality: str, backward: str) -> None:
+def test_the_language_model_inside_an_adapted_denoiser_is_the_published_one(
+    fusion: str, share: bool, causality: str, backward: str
+) -> None:
     net = denoiser(fusion=fusion, share_directions=share, causality=causality)
     report = adopt(net, weights(), backward=backward)
     assert report.parity_error < 1e-4

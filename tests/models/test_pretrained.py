@@ -82,7 +82,9 @@ def test_packagings_of_one_set_of_weights(tmp_path: Path) -> None:
     weights = random_weights(unused=False)
     ids, expected = tokens(12), read_pretrained(pth(tmp_path / "a")).model()(tokens(12))[0]
     save_file(weights, tmp_path / "b.safetensors")
-    flat = {name: t.squeeze() if name.endswith(("x_r", "w0", "k_k", "x_k")) else t for name, t in weights.items()}  # some converters squeeze
+    flat = {
+        name: t.squeeze() if name.endswith(("x_r", "w0", "k_k", "x_k")) else t for name, t in weights.items()
+    }  # some converters squeeze
     save_file(flat, tmp_path / "c.safetensors")
     torch.save(weights, tmp_path / "d.pth", _use_new_zipfile_serialization=False)
     old = {huggingface_name(name): huggingface_tensor(name, t).contiguous() for name, t in weights.items()}

@@ -184,7 +184,7 @@ def test_bfloat16_autocast_stays_close() -> None:
     [
         ({"head_size": 5}, "multiple of head_size"),
         ({"fusion": "mean"}, "concat, gated, sum"),
-        ({"kernel": "cuda"}, "auto, recurrent, chunked"),
+        ({"kernel": "cuda"}, "auto, recurrence, chunked"),
         ({"chunk": 0}, "chunk 0"),
         ({"conditioning": "film", "zero_init": True}, "in series"),
     ],

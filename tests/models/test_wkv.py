@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lgdlm.models.wkv import CHOICES, KERNELS, LONGEST, wkv
+from lgdlm.models.wkv import CHOICES, KERNELS, LONGEST, chosen_kernel, wkv
+from lgdlm.models.wkv.fla import fla_present
 
 TOLERANCE = 5e-6  # of the largest entry, float32 against float64
-FAST = [name for name in KERNELS if name != "recurrent"]
+FAST = [name for name in KERNELS if name != "recurrence"]
 NAMES = ("y", "final state", "r", "log_w", "k", "v", "a", "b", "initial state")
 MOST = torch.exp(torch.tensor(-0.5, dtype=torch.float64))
 
@@ -46,7 +47,7 @@ def values_and_gradients(kernel: str, arguments: list[Tensor], state: Tensor | N
     leaves = [x.to(dtype).requires_grad_() for x in (*arguments, *(() if state is None else (state,)))]
     y, S = KERNELS[kernel](*leaves[:6], None if state is None else leaves[6], **options)
     g = torch.Generator().manual_seed(1)
-    score = sum((x * torch.randn(x.shape, generator=g, dtype=torch.float64).to(dtype)).sum() for x in (y, S))
+    score = sum((x * torch.randn(x.shape, generator=g, dtype=torch.float64).to(x)).sum() for x in (y, S))
     return [y.detach(), S.detach(), *torch.autograd.grad(score, leaves)]
 
 
@@ -59,7 +60,7 @@ def assert_close(answer: list[Tensor], reference: list[Tensor], tolerance: float
 
 def test_the_recurrence_is_a_product_of_dense_matrices() -> None:
     (r, log_w, k, v, a, b), S = inputs(1, 5, 1, 4)
-    y, final = KERNELS["recurrent"](r, log_w, k, v, a, b, S)
+    y, final = KERNELS["recurrence"](r, log_w, k, v, a, b, S)
     state = S[0, 0]
     for t in range(5):
         transition = torch.diag(log_w[0, t, 0].exp()) + torch.outer(a[0, t, 0], b[0, t, 0])
@@ -73,7 +74,7 @@ def test_the_recurrence_is_a_product_of_dense_matrices() -> None:
 @pytest.mark.parametrize(("decay", "repeated"), itertools.product(["mixed", "least", "none"], [False, True]))
 def test_float32_error_of_values_and_all_gradients(kernel: str, decay: str, repeated: bool, reverse: bool) -> None:
     arguments, state = inputs(2, 75, 1, 64, decay, repeated)  # 75 is no multiple of the chunk
-    reference = values_and_gradients("recurrent", arguments, state, torch.float64, reverse=reverse)
+    reference = values_and_gradients("recurrence", arguments, state, torch.float64, reverse=reverse)
     assert_close(values_and_gradients(kernel, arguments, state, torch.float32, reverse=reverse), reference, TOLERANCE)
 
 
@@ -88,8 +89,93 @@ def test_any_shape_equals_the_recurrence(
 ) -> None:
     arguments, state = inputs(B, N, G, K, seed=seed)
     start = state if with_state else None
-    reference = values_and_gradients("recurrent", arguments, start, torch.float64, reverse=reverse)
+    reference = values_and_gradients("recurrence", arguments, start, torch.float64, reverse=reverse)
     assert_close(values_and_gradients(kernel, arguments, start, torch.float64, chunk=chunk, reverse=reverse), reference, 1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    B=st.integers(1, 3), N=st.sampled_from([1, 2, 15, 16, 17, 33, 48]), G=st.integers(1, 2), K=st.sampled_from([1, 7, 16, 24, 64, 65, 128, 130]),
+    decay=st.sampled_from(["mixed", "least", "none"]), repeated=st.booleans(), with_state=st.booleans(), reverse=st.booleans(),
+)  # fmt: skip
+def test_native_in_float32_at_any_width(
+    B: int, N: int, G: int, K: int, decay: str, repeated: bool, with_state: bool, reverse: bool
+) -> None:
+    arguments, state = inputs(B, N, G, K, decay, repeated)
+    start = state if with_state else None
+    reference = values_and_gradients("recurrence", arguments, start, torch.float64, reverse=reverse)
+    assert_close(values_and_gradients("native", arguments, start, torch.float32, reverse=reverse), reference, TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+def test_gradients_of_what_is_linear(kernel: str) -> None:
+    """y and S are linear in r, in (v, S_0) and in (k, S_0): so <x, dx> summed over such a set is the part of the score it enters."""
+    arguments, state = inputs(2, 50, 2, 64)
+    leaves = [x.float().requires_grad_() for x in (*arguments, state)]
+    y, S = KERNELS[kernel](*leaves)
+    of_y, of_S = ((x * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))).sum() for i, x in enumerate((y, S)))
+    dr, _, dk, dv, _, _, dS = torch.autograd.grad(of_y + of_S, leaves)
+    r, _, k, v, _, _, start = leaves
+    scale = float((v * dv).abs().sum())
+    for found, expected in (((r * dr).sum(), of_y), ((v * dv).sum() + (start * dS).sum(), of_y + of_S), ((k * dk).sum() + (start * dS).sum(), of_y + of_S)):
+        assert float((found - expected).detach().abs()) <= 1e-6 * scale
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_of_the_answers_may_be_unused(kernel: str) -> None:
+    arguments, state = inputs(1, 20, 1, 8)
+    for part in (0, 1):
+        leaves = [x.clone().float().requires_grad_() for x in (*arguments, state)]
+        exact = [x.clone().requires_grad_() for x in (*arguments, state)]
+        found = torch.autograd.grad(KERNELS[kernel](*leaves)[part].square().sum(), leaves, allow_unused=True)
+        expected = torch.autograd.grad(KERNELS["recurrence"](*exact)[part].square().sum(), exact, allow_unused=True)
+        for x, y in zip(found, expected, strict=True):
+            torch.testing.assert_close(torch.zeros(1) if x is None else x, torch.zeros(1) if y is None else y.float(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_strides_do_not_matter(kernel: str) -> None:
+    arguments, state = inputs(2, 19, 2, 8)
+    packed = torch.stack([x.transpose(1, 2).float() for x in arguments])
+    loose = [x.transpose(1, 2) for x in packed]
+    assert not loose[0].is_contiguous()
+    start = state.float().mT.contiguous().mT
+    for found, expected in zip(KERNELS[kernel](*loose, start), KERNELS[kernel](*(x.float() for x in arguments), state.float()), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_token_without_decay_and_writing_leaves_the_state(kernel: str, reverse: bool) -> None:
+    """As padding is made: the state after 40 tokens, 9 of them empty, is that of the other 31; y at an empty token reads it."""
+    arguments, state = inputs(2, 31, 1, 16)
+    r, log_w, k, v, a, b = (torch.cat([x[:, :13], torch.zeros_like(x[:, :9]), x[:, 13:]], dim=1).float() for x in arguments)
+    v[:, 13:22] = 1e3
+    y, S = KERNELS[kernel](r, log_w, k, v, a, b, state.float(), reverse=reverse)
+    without, S_without = KERNELS[kernel](*(x.float() for x in arguments), state.float(), reverse=reverse)
+    torch.testing.assert_close(S, S_without, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([y[:, :13], y[:, 22:]], dim=1), without, atol=1e-5, rtol=1e-5)
+
+
+def test_a_decay_of_any_strength_is_exact_in_the_native_kernel() -> None:
+    """The chunked form is bound to what a chunk's decay can be; a recurrence is not."""
+    arguments, state = inputs(1, 40, 1, 16)
+    arguments[1] = arguments[1] * torch.tensor([1.0, 30.0, 300.0, 0.0]).repeat(10)[None, :, None, None]
+    reference = values_and_gradients("recurrence", arguments, state, torch.float64)
+    if chosen_kernel("native") == "native":
+        assert_close(values_and_gradients("native", arguments, state, torch.float32), reference, TOLERANCE)
+
+
+@pytest.mark.skipif(not fla_present(), reason="no GPU with flash-linear-attention")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("decay", "repeated"), itertools.product(["mixed", "least", "none"], [False, True]))
+def test_fla_on_a_gpu(decay: str, repeated: bool, reverse: bool) -> None:
+    """Triton multiplies float32 in reduced precision: a thousandth of the largest entry."""
+    arguments, state = inputs(2, 200, 2, 64, decay, repeated)
+    reference = values_and_gradients("recurrence", arguments, state, torch.float64, reverse=reverse)
+    on_gpu = [x.cuda() for x in arguments]
+    answer = values_and_gradients("fla", on_gpu, state.cuda(), torch.float32, reverse=reverse)
+    assert_close([x.cpu() for x in answer], reference, 1e-3)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -141,7 +227,7 @@ def test_autocast_and_half_precision_do_not_reach_the_sum(kernel: str) -> None:
 @pytest.mark.parametrize("N", [1, 2, 33])
 def test_auto_equals_its_choice(N: int) -> None:
     arguments, state = inputs(1, N, 1, 4)
-    torch.testing.assert_close(wkv(*arguments, state), KERNELS["recurrent"](*arguments, state))
+    torch.testing.assert_close(wkv(*arguments, state), KERNELS["recurrence"](*arguments, state))
 
 
 @pytest.mark.parametrize("chunk", [0, LONGEST + 1])

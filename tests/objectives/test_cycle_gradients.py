@@ -1,12 +1,12 @@
 """Which parameters each term of cycle_vae may move, exactly, under every policy and for every denoiser.
 
-    term                                    moves
-    cycle_text, shared, stop                what l2t moves
-    cycle_text, shared, no stop             what l2t or t2l moves
-    cycle_text, decoder_only                the two heads that are the decoder's own
-    cycle_latent, argmax or categorical     what t2l moves
-    cycle_latent, gumbel_st                 what l2t or t2l moves, the length head excepted
-    prior                                   what t2l moves
+term                                    moves
+cycle_text, shared, stop                what l2t moves
+cycle_text, shared, no stop             what l2t or t2l moves
+cycle_text, decoder_only                the two heads that are the decoder's own
+cycle_latent, argmax or categorical     what t2l moves
+cycle_latent, gumbel_st                 what l2t or t2l moves, the length head excepted
+prior                                   what t2l moves
 """
 
 from __future__ import annotations

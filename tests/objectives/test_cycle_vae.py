@@ -189,7 +189,8 @@ def test_the_diffusion_prior_prefers_the_likely_latent() -> None:
 
     class Standard(torch.nn.Module):
         def forward(self, pair):
-            assert bool((pair.text == model.mask_id)[pair.attention_mask].all()) and bool((pair.t_text == 1).all())
+            assert bool((pair.text == model.mask_id)[pair.attention_mask].all())
+            assert bool((pair.t_text == 1).all())
             zero, one = torch.zeros_like(pair.latent), torch.ones_like(pair.latent)
             return type("Answer", (), {"latent": process.answer_of_gaussian(zero, one, pair.latent, pair.t_latent)})()
 

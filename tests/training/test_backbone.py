@@ -71,7 +71,8 @@ def test_resumed_is_uninterrupted_and_frozen_as_before(world: tuple[Path, Path],
     assert train(data, tmp_path / "b", *constant, "training.resume=auto") == 0
     assert digests(tmp_path / "b/run/step_00000006") == digests(tmp_path / "c/run/step_00000006")
     moved = not torch.equal(
-        restore(tmp_path / "a/run").model.denoiser.backbone.blocks[0].att.key.weight, read_pretrained(path).tensors["blocks.0.att.key.weight"]
+        restore(tmp_path / "a/run").model.denoiser.backbone.blocks[0].att.key.weight,
+        read_pretrained(path).tensors["blocks.0.att.key.weight"],
     )
     assert moved is not freeze
 

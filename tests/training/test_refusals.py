@@ -50,6 +50,13 @@ CONFIGURATIONS = {
         ("model=rwkv7", "model.head_size=8", "model.n_heads=0", "model.causality=causal", "model.latent_pred_from=prefix"),
         2, "latent_pred_from",
     ),
+    "clean blocks": (
+        ("model=rwkv7", "model.head_size=8", "model.n_heads=0", "model.block_context=clean"), 2, "causality=block_causal",
+    ),
+    "a cycle through all blocks at once": (
+        ("model=rwkv7", "model.causality=block_causal", "model.block_context=clean", "loss.loss_type=cycle_vae"),
+        2, "loss.cycle_latent_weight",
+    ),
     "too few texts for a regression": (("model.latent_skip=linear", "data.max_samples=8"), 2, "model.latent_skip"),
     "an encoder that nobody used": (("model.token_init=encoder",), 2, "encoder"),
     "latents unread": (("data.use_external_latents=false",), 2, "data.use_external_latents"),

@@ -1,4 +1,4 @@
-"""Findings as pictures: intervals of every judged column, curves of every run, two columns against each other.
+"""Findings as pictures: differences in every judged column, curves of every run, two columns against each other.
 
 Each is an SVG with its own ground and its own dark colours; the plots themselves are those of the report.
 """
@@ -18,11 +18,12 @@ from lgdlm.evaluation import plot
 from lgdlm.evaluation.curves import COLOURS, QUANTITIES, smoothed, window_of
 from lgdlm.evaluation.plot import Chart, Line, Scale, axis_svg, brief, interval_svg, scale_over
 
-WIDTH, MARGIN, NAME_ROOM, ROW = 880, 28, 220, 30
+WIDTH, MARGIN, NAME_ROOM, ROW = 880, 28, 240, 26
 DRAWN = WIDTH - 2 * MARGIN - NAME_ROOM
 STYLE = """
 .ground{fill:#fbfbfa;stroke:#dcdcd7}.grid,.chart .axis{stroke:#e2e2de}.axis{stroke:#b9b9b4;fill:none}text{fill:#62656b;font-size:12px}
-.name,.title{fill:#1c1d1f;font-size:13px}.title{font-weight:600}.tick{font-size:10px}.chart .tick{font-size:6px}
+.name,.title{fill:#1c1d1f;font-size:13px}.title{font-weight:600}.tick{font-size:10px}
+.chart .tick{font-size:6px}.interval .tick{font-size:5.5px}
 .whisker{stroke:currentColor;stroke-width:1.5;fill:none}circle.value{fill:currentColor}.seed{fill:none;stroke:currentColor;opacity:.55}
 .chart path{fill:none;stroke:currentColor;stroke-width:.8}.chart path.raw{display:none}.front{fill:none;stroke:#b9b9b4;stroke-dasharray:4 3}
 .key{fill:currentColor}.s0{color:#1f5fa8}.s1{color:#bd5a12}.s2{color:#2a7f58}.s3{color:#7d4fa6}.s4{color:#9a7b12}.s5{color:#a63d57}
@@ -35,39 +36,46 @@ svg{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-s
 
 def figures_of(found: Mapping[str, Any], matrix: Matrix, cells: Sequence[Cell]) -> dict[str, str]:
     """Every picture of a matrix as SVG text, by name; what nothing was measured for is not drawn."""
-    drawn = {"intervals": intervals(found)}
+    drawn = {"differences": differences(found)}
     drawn |= {f"{_word(curve.of)}-curves": curves(curve, found, cells) for curve in matrix.curves}
     drawn |= {f"{_word(asked.y)}-by-{_word(asked.x)}": pareto(asked, found) for asked in matrix.pareto}
     return {name: svg for name, svg in drawn.items() if svg}
 
 
-def intervals(found: Mapping[str, Any]) -> str:
-    """A block a judged column: a row a variant with its mean, its interval and a ring for every seed."""
-    parts, y = [], MARGIN
+def differences(found: Mapping[str, Any]) -> str:
+    """A block a judged column: a row a variant with its mean difference, the interval, a ring for every seed, and a line at zero."""
+    parts, y, stretch = [], float(MARGIN), DRAWN / plot.ROW_WIDTH
     for column in found["columns"]:
-        rows = [row for row in found["rows"] if column["name"] in row["cells"]]
-        if column["better"] == "none" or not rows:
+        rows = [row for row in found["rows"] if row["cells"].get(column["name"], {}).get("difference")]
+        if not rows:
             continue
-        seeds = {row["variant"]: _values(found, row["variant"], column["name"]) for row in rows}
-        entries = [row["cells"][column["name"]] for row in rows]
-        ends = [v for entry in entries for v in (entry["mean"], entry["low"], entry["high"]) if v is not None]
-        scale = scale_over([*ends, *(v for values in seeds.values() for v in values)], 8, plot.ROW_WIDTH - 8)
-        arrow = {"lower": "lower is better", "higher": "higher is better"}[column["better"]]
-        unit = f"{column['unit']}, " if column["unit"] else ""
-        parts.append(_text(MARGIN, y + 4, "title", f"{column['label']} ({unit}{arrow})"))
-        stretch = DRAWN / plot.ROW_WIDTH
+        pairs = {row["variant"]: _pairs(found, row, column["name"]) for row in rows}
+        entries = [row["cells"][column["name"]]["difference"] for row in rows]
+        ends = [v for entry in entries for v in (entry["low"], entry["high"]) if v is not None]
+        scale = scale_over([0.0, *ends, *(v for values in pairs.values() for v in values)], 8, plot.ROW_WIDTH - 8)
+        parts.append(_text(MARGIN, y + 4, "title", f"{_axis_title(column)}: difference by seed"))
         parts.append(_placed(axis_svg(scale), MARGIN + NAME_ROOM, y + 8, DRAWN, 16 * stretch))
         y += 8 + 16 * stretch
+        zero = MARGIN + NAME_ROOM + scale(0.0) * stretch
+        parts.append(f'<path class="axis" d="M{zero:.1f} {y:.1f}V{y + ROW * len(rows):.1f}"/>')
         for row, entry in zip(rows, entries, strict=True):
-            label = f"{row['variant']}: {entry['mean']:.4g}"
-            dots = "".join(f'<circle class="seed" cx="{scale(v):.1f}" cy="{plot.ROW_HEIGHT / 2}" r="2"/>' for v in seeds[row["variant"]])
-            row_svg = interval_svg(scale, entry["mean"], entry["low"], entry["high"], {}, label).replace("</svg>", f"{dots}</svg>")
-            parts.append(f'<g class="s{_colour(found, row["variant"])}">')
-            parts.append(_placed(row_svg, MARGIN + NAME_ROOM, y, DRAWN, plot.ROW_HEIGHT * stretch) + "</g>")
-            parts.append(_text(MARGIN, y + plot.ROW_HEIGHT * stretch / 2 + 4, "name", row["variant"]))
-            y += plot.ROW_HEIGHT * stretch * 0.8
-        y += 40
-    return _page(parts, y, f"{found['matrix']}: means over seeds with their intervals") if parts else ""
+            dots = (f'<circle class="seed" cx="{scale(v):.1f}" cy="{plot.ROW_HEIGHT / 2}" r="2"/>' for v in pairs[row["variant"]])
+            drawn = interval_svg(scale, entry["mean"], entry["low"], entry["high"], {}, f"{row['variant']}: {entry['mean']:.4g}")
+            drawn = drawn.replace("</svg>", f"{''.join(dots)}</svg>")
+            tall = plot.ROW_HEIGHT * stretch
+            place = _placed(drawn, MARGIN + NAME_ROOM, y + (ROW - tall) / 2, DRAWN, tall)
+            parts.append(f'<g class="s{_colour(found, row["variant"])}">{place}</g>')
+            parts.append(_text(MARGIN, y + ROW / 2 + 4, "name", f"{row['variant']} - {row['against']}"))
+            y += ROW
+        y += 36
+    return _page(parts, y, f"{found['matrix']}: paired differences over seeds with their intervals") if parts else ""
+
+
+def _pairs(found: Mapping[str, Any], row: Mapping[str, Any], column: str) -> list[float]:
+    """The differences of a row's runs to those of the same seed that it is compared with."""
+    values = {(cell["variant"], cell["seed"]): cell["values"].get(column) for cell in found["cells"]}
+    both = [(values[row["variant"], seed], values[row["against"], seed]) for seed in found["seeds"]]
+    return [ours - theirs for ours, theirs in both if ours is not None and theirs is not None]
 
 
 def curves(curve: Curve, found: Mapping[str, Any], cells: Sequence[Cell]) -> str:
@@ -151,10 +159,6 @@ def _axis_title(column: Mapping[str, Any]) -> str:
     direction = "" if column["better"] == "none" else f"{column['better']} is better"
     about = ", ".join(part for part in (column["unit"], direction) if part)
     return f"{column['label']}{f' ({about})' if about else ''}"
-
-
-def _values(found: Mapping[str, Any], variant: str, column: str) -> list[float]:
-    return [cell["values"][column] for cell in found["cells"] if cell["variant"] == variant and column in cell["values"]]
 
 
 def _colour(found: Mapping[str, Any], variant: str) -> int:

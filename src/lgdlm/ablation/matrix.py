@@ -77,6 +77,6 @@ class Matrix:
         """Every key that a run of `variant` sets, the last setting of each."""
         return {**self.set, **self.scales[scale].set, **variant.set}
 
-    def varied(self) -> set[str]:
+    def varied(self) -> frozenset[str]:
         """The keys in which variants differ."""
-        return {key for variant in self.variants for key in variant.set}
+        return frozenset(key for variant in self.variants for key in variant.set)

@@ -101,7 +101,8 @@ def note(found: Mapping[str, Any]) -> str:
     pairs = {row["variant"]: row["against"] for row in found["rows"] if row["variant"] != row["against"]}
     several = len(set(pairs.values())) > 1
     against = "the variant named in its sentence below" if several else f"`{found['reference']}`"
+    chance = (1 - LEVEL) * len(made)
     return (
-        f"Each cell: the mean over seeds with its {100 * LEVEL:.0f} % t interval; below it the paired difference by seed to {against}, bold where"
-        f" its interval excludes 0. Of {len(made)} comparisons {shown} do; by chance alone about {(1 - LEVEL) * len(made):.1f} would."
+        f"Each cell: the mean over seeds with its {100 * LEVEL:.0f} % t interval; below it the paired difference by seed to {against},"
+        f" bold where its interval excludes 0. Of {len(made)} comparisons {shown} do; by chance alone about {chance:.1f} would."
     )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -68,7 +69,7 @@ def run_cells(
         for done, cell in enumerate(cells):
             state = cell.record().state
             if state != FINISHED and not (state == FAILED and not retry_failed):
-                _run(cell, launch, lambda cell=cell, done=done: _watch(cell, done, stop, on_progress))
+                _run(cell, launch, partial(_watch, cell, done, stop, on_progress))
             on_progress(cell, done + 1)
             if stop.number is not None:
                 raise Interrupted(stop.number)

@@ -94,7 +94,7 @@ def run_with_progress(cells: Sequence[Cell], minutes: float, retry_failed: bool)
                 name, began = cell.name, time.monotonic()
             left = max(0.0, 60 * minutes_left(cells, minutes) - (time.monotonic() - began if done == shown else 0))
             logged = cell.last_logged()
-            fields = {key: logged[key] for key in SHOWN if logged.get(key) is not None}
+            fields = {key: logged.get(key, "-") for key in SHOWN}
             bar.advance(done - shown, run=cell.name, **fields, left=duration(left))
             if done > shown:
                 record = cell.record()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,6 +101,7 @@ def _literal(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)
 
 
+@cache
 def _store_schemas() -> None:
     """One schema for the whole, one a denoiser. Frozen dataclasses become read-only nodes, which cannot be composed: thawed."""
     from hydra.core.config_store import ConfigStore

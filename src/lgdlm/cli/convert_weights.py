@@ -41,7 +41,9 @@ def _begin_run(config: Config, source: str, out: Path) -> int:
     from lgdlm.training.run import RunDirectory
 
     if not isinstance(config.model, RWKV7Model):
-        raise InputError("CONFIG", "command-line", "model", f"layout=run makes an RWKV-7 denoiser: say model=rwkv7, got {config.model.denoiser}")
+        raise InputError(
+            "CONFIG", "command-line", "model", f"layout=run makes an RWKV-7 denoiser: say model=rwkv7, got {config.model.denoiser}"
+        )
     if not config.data.latent_dir:
         message = "layout=run needs the data that the model is for: their tokenizer and the statistics of their latents are part of it"
         raise InputError("CONFIG", "command-line", "data.latent_dir", message)

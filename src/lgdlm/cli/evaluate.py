@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,11 @@ def results_file(out: str | None, checkpoint: Path) -> Path:
 
 
 def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedDataset]:
-    """Both splits of the folder given, else of the one the checkpoint was trained on."""
+    """Both splits of the folder given, else of the one the checkpoint was trained on.
+
+    A run that was trained without the data's latents is measured with its own; a folder that is named is measured with the folder's,
+    unless data.use_external_latents=false.
+    """
     trained, here = restored.config.data, config.data
     folder = here.latent_dir or trained.latent_dir
     tokens = here.token_dir or ("" if here.latent_dir else trained.token_dir)
@@ -97,9 +101,10 @@ def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedData
         "token_dir": tokens or None,
         "latent_dim": restored.config.model.latent_dim,
         "vocab_size": restored.tokenizer.vocab_size,
+        "external_latents": here.use_external_latents and (trained.use_external_latents or bool(here.latent_dir)),
     }
     train = open_dataset(folder, "train", limit=here.max_samples or trained.max_samples, **options)
-    same_data(restored.folder, train.manifest)
+    same_data(restored.folder, train.manifest if train.has_latents else replace(train.manifest, projection=None))
     return train, open_dataset(folder, "validation", train=train, **options)
 
 
@@ -149,8 +154,7 @@ def _retention(restored: Restored, absent: dict[str, str]) -> Retention | None:
     denoiser, device = restored.model.denoiser, restored.model.device
     if weights is None or not isinstance(denoiser, RWKVDenoiser):
         return None
-    after = backbone_of(denoiser, weights)
-    return Retention(weights.model().to(device), after.to(device), restored.tokenizer.eos_id)
+    return Retention(weights.model().to(device), backbone_of(denoiser, weights), restored.tokenizer.eos_id)
 
 
 def _facts(restored: Restored, data: PairedDataset) -> dict[str, dict[str, Any]]:

@@ -35,7 +35,8 @@ def read_latents(path: Path, shape: tuple[int, int], projection: Projection | No
         raise InputError("MISSING_FILE", path, "sampling.input", "does not exist: a .npy file or a folder of them is expected")
     found, problems = dict[str, np.ndarray](), list[InputError]()
     inside = Confinement(path if path.is_dir() else path.parent)
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.npy")) if path.is_dir() else [path.name]
+    files = [file for file in path.rglob("*.npy") if not file.name.startswith(".")] if path.is_dir() else []
+    names = sorted(file.relative_to(path).as_posix() for file in files) if path.is_dir() else [path.name]
     if not names:
         raise InputError("MISSING_FILE", path, "sampling.input", "the folder holds no .npy file")
     for name in names:

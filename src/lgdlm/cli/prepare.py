@@ -18,7 +18,9 @@ def run(config: Config) -> int:
 
     p = config.prepare
     if p.layout not in ("packed", "samples"):
-        raise InputError("CONFIG", "command-line", "prepare.layout", f"{p.layout} is a layout of weights, for convert; use packed or samples")
+        raise InputError(
+            "CONFIG", "command-line", "prepare.layout", f"{p.layout} is a layout of weights, for convert; use packed or samples"
+        )
     of_files = {"input": p.input, "text_field": p.text_field, "id_field": p.id_field, "split": p.split}
     for name, value in ({"language": p.language} if p.source == "file" else of_files).items():
         if value is not None:

@@ -50,6 +50,8 @@ def read_prompts(prompt: str | None, prompts: str | None) -> list[tuple[str, str
 
 
 def _from_stdin() -> list[tuple[str, str]]:
+    if sys.stdin is None:
+        raise InputError("MISSING_FILE", "stdin", "sampling.prompts", "is closed; name a file")
     data = sys.stdin.buffer.read()
     suffix = ".jsonl" if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else ".txt"
     with tempfile.TemporaryDirectory(prefix="lgdlm-") as folder:

@@ -2,6 +2,7 @@
 
     l2t  input -> {"id", "text"}              t2l          prompts -> {"id", "latent"}
     joint      -> {"id", "text", "latent"}    interpolate  input (two latents) -> {"id", "text", "latent"}
+    prior      -> {"id", "text", "latent"}    encode       prompts -> {"id", "latent"}        of a model of Stage II
     infill  prompts with [MASK] (and input) -> {"id", "text"}
     edit    prompts and input               -> {"id", "text"}
 
@@ -36,9 +37,11 @@ from lgdlm.sampling import (
     infill,
     interpolate,
     predict_latent,
+    read_posterior,
     sample_joint,
     sample_latent_from_text,
     sample_text_from_latent,
+    sample_text_from_prior,
 )
 from lgdlm.training.restore import Restored, restore
 
@@ -170,7 +173,9 @@ def _t2l(job: Job) -> tuple[int, Iterator[Record]]:
     def records() -> Iterator[Record]:
         for part in job.batches(prompts):
             (ids, _, seen), rows = _padded(part), _rows([p.id for p in part])
-            if asked.average == 0:
+            if asked.mode == "encode":
+                latent = model.unstandardise(read_posterior(model, ids, seen).mean)
+            elif asked.average == 0:
                 latent = predict_latent(model, ids, seen, asked.guidance_scale, asked.seed, rows)
             else:
                 options = {"sampler": asked.latent_sampler, "average": asked.average, "seed": asked.seed, "rows": rows}
@@ -180,13 +185,13 @@ def _t2l(job: Job) -> tuple[int, Iterator[Record]]:
     return len(prompts), records()
 
 
-def _joint(job: Job) -> tuple[int, Iterator[Record]]:
-    rows = list(range(job.sampling.num_samples))
+def _drawn(job: Job) -> tuple[int, Iterator[Record]]:
+    rows, draw = list(range(job.sampling.num_samples)), DRAWN[job.sampling.mode]
 
     def records() -> Iterator[Record]:
         for part in job.batches(rows):
             options = {**job.steering(), "sampler": job.sampling.latent_sampler, "rows": part}
-            samples = sample_joint(job.restored.model, len(part), job.room, **options)
+            samples = draw(job.restored.model, len(part), job.room, **options)
             yield from job.texts([str(row) for row in part], samples, with_latents=True)
 
     return len(rows), records()
@@ -226,10 +231,14 @@ def _interpolate(job: Job) -> tuple[int, Iterator[Record]]:
     return job.sampling.num_samples, job.texts([str(i) for i in range(job.sampling.num_samples)], samples, with_latents=True)
 
 
+DRAWN: dict[str, Callable[..., TextSamples]] = {"joint": sample_joint, "prior": sample_text_from_prior}
+
 MODES: dict[str, Callable[[Job], tuple[int, Iterator[Record]]]] = {
     "l2t": _l2t,
     "t2l": _t2l,
-    "joint": _joint,
+    "encode": _t2l,
+    "joint": _drawn,
+    "prior": _drawn,
     "infill": _infill,
     "edit": _edit,
     "interpolate": _interpolate,

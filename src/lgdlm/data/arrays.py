@@ -89,12 +89,17 @@ def _header(file: BinaryIO, where: object, field: str, kinds: str) -> tuple[np.d
         version = npy.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"format version {version}")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        width, read = (2, npy.read_array_header_1_0) if version == (1, 0) else (4, npy.read_array_header_2_0)
+        length = int.from_bytes(file.read(width), "little")
+        if length > HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        file.seek(-width, os.SEEK_CUR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # headers of Python 2 are read, and numpy remarks on it
             shape, fortran, dtype = read(file, max_header_size=HEADER_BYTES)
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError) as error:
-        raise InputError("BAD_NPY", where, field, f"is not a .npy array ({str(error)[:80]}); write it again with numpy.save") from None
+    except (ValueError, EOFError, SyntaxError, TypeError, OSError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        reason = str(error).partition("<")[0][:80]  # what follows is the address of an object
+        raise InputError("BAD_NPY", where, field, f"is not a .npy array ({reason}); write it again with numpy.save") from None
     if dtype.hasobject or dtype.fields is not None or dtype.kind not in kinds:
         wanted = " or ".join({"f": "float", "i": "integer", "u": "unsigned", "b": "bool"}[kind] for kind in kinds)
         raise InputError("BAD_DTYPE", where, field, f"expected dtype {wanted}, got {dtype}; convert it (objects are never read)")

@@ -130,15 +130,16 @@ def fit_ridge(
         raise ValueError(f"ridge regression needs at least 10 training texts to choose its penalty, got {count}")
     order = np.random.default_rng(seed).permutation(count)
     held, kept = order[: max(1, int(count * tuning))], order[max(1, int(count * tuning)) :]
-    errors: list[np.ndarray] = []
-    start = None
-    for alpha in penalties:
-        model = BagRidge([tokens[i] for i in kept], latents[kept], vocab_size, alpha, start, scaling)
-        start = model.weights
-        errors.append(np.square(model.predict([tokens[i] for i in held]) - latents[held]).mean(axis=0))
-    best = int(np.argmin([error.sum() for error in errors]))
-    ridge = BagRidge(tokens, latents, vocab_size, penalties[best], start, scaling)
-    ridge.held_out_error = errors[best]
+    best: tuple[float, np.ndarray, Tensor] | None = None  # penalty, error, weights
+    for alpha in sorted(penalties, reverse=True):  # the error has one valley, and small penalties are slow to solve: stop behind it
+        model = BagRidge([tokens[i] for i in kept], latents[kept], vocab_size, alpha, best and best[2], scaling)
+        error = np.square(model.predict([tokens[i] for i in held]) - latents[held]).mean(axis=0)
+        if best is not None and error.sum() >= best[1].sum():
+            break
+        best = alpha, error, model.weights
+    assert best is not None, "there is a penalty to try"
+    ridge = BagRidge(tokens, latents, vocab_size, best[0], best[2], scaling)
+    ridge.held_out_error = best[1]
     return ridge
 
 

@@ -149,5 +149,5 @@ def _check_manifest(found: Inspection, manifest: Manifest, latent_dim: int | Non
         with Collected(found):
             check_dim(found.folder, manifest.latent_dim, latent_dim)
     if vocab_size is not None and vocab_size != manifest.vocab_size:
-        message = f"expected a vocabulary of {vocab_size} ids, the data has {manifest.vocab_size}"
+        message = f"expected a vocabulary of {vocab_size} ids, the data has {manifest.vocab_size}; use the tokenizer saved with the data"
         found.problems.append(InputError("VOCABULARY", found.folder / "manifest.json", "vocab_size", message))

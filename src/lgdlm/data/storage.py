@@ -29,6 +29,7 @@ REFUSALS = {
     errno.EIO: ("DISK_FAILED", "the device reports an input/output error; check the disk"),
     errno.ENOTDIR: ("NOT_A_FOLDER", "a file stands where a folder is needed; choose another path"),
     errno.EEXIST: ("NOT_A_FOLDER", "a file stands where a folder is needed; choose another path"),
+    errno.ENOENT: ("NO_FOLDER", "a folder on the way does not exist or cannot be made; choose another path"),
     errno.EISDIR: ("NOT_A_FILE", "a folder stands where a file is needed; choose another path"),
 }
 

@@ -1,7 +1,7 @@
 """One evaluation: the held-out documents, every metric, its baselines, samples to look at.
 
     documents = smallest hashes of the held-out split
-    likelihood (3 conditions) -> T2L -> L2T -> joint -> trajectory, map, judge, retention    each into `Results`
+    likelihood (3 conditions) -> T2L -> L2T -> cycles -> joint -> trajectory, map, judge, retention    each into `Results`
 
 What cannot be measured (no encoder, a package that is not installed) is listed in `not_run` with its reason.
 """
@@ -22,6 +22,7 @@ from lgdlm.errors import InputError
 from lgdlm.evaluation import generation
 from lgdlm.evaluation.baselines import training_texts
 from lgdlm.evaluation.bootstrap import Bootstrap
+from lgdlm.evaluation.cycle import Cycles
 from lgdlm.evaluation.documents import Documents, Reader, held_out, keys_of, read_documents
 from lgdlm.evaluation.generation import Writing
 from lgdlm.evaluation.judge import Judge
@@ -31,8 +32,8 @@ from lgdlm.evaluation.meaning import Encoder, Meaning, Projection, meaning_for
 from lgdlm.evaluation.measures import Measures
 from lgdlm.evaluation.metric import METRICS
 from lgdlm.evaluation.results import Results
-from lgdlm.evaluation.stage2 import Stage2, own_latents
 from lgdlm.evaluation.retention import Retention
+from lgdlm.evaluation.stage2 import Stage2, own_latents
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.sampling.decode import Decoder
 
@@ -92,8 +93,9 @@ def evaluate(
     """Measure `model` on held-out documents; returns `Results` ready to write.
 
     `frame`: how texts lie in rows (of a model that ends texts with EOS; None: lengths are predicted). `absent`: reasons why `encoder`,
-    `judge` or `retention` is None, by that word. `facts`: {"model": ..., "data": ...} to record beside what is found here. `compute_dtype`: autocast
-    of the generated parts; likelihoods are computed in the model's own precision. `on_progress(stage, done, total)`.
+    `judge` or `retention` is None, by that word. `facts`: {"model": ..., "data": ...} to record beside what is found here.
+    `compute_dtype`: autocast of the generated parts; likelihoods are computed in the model's own precision.
+    `on_progress(stage, done, total)`.
     Raises InputError for data without texts or latents, and for texts longer than the model.
     """
     settings = Settings(
@@ -123,9 +125,13 @@ def evaluate(
         reading = measures.readings(latent_steps, steps.of("text to latent", total), settings.shown)
         keys = keys_of(documents)
         written = generation.write_texts(model, tokenizer, documents.latents, keys, writing, steps.of("latent to text", len(documents)))
+        cycles = Cycles(model, documents, results, measures.bootstrap, seed, beside)
+        means = cycles.latents(written, reading)
         joint, joint_latents = generation.write_pairs(model, tokenizer, joint_samples, writing)
         few = slice(0, settings.traced)
         traces = generation.trace_texts(model, tokenizer, documents.latents[few], keys[few], writing)
+    total = 2 * likelihood_draws * len(documents)
+    cycles.texts(means, reading, frame, likelihood_draws, settings.estimator, row, steps.of("text cycle", total))
     texts = {"joint": joint}
     if model.posterior is not None:
         stage2 = Stage2(model, documents, results, measures.bootstrap, seed, beside)

@@ -98,11 +98,15 @@ def read_latents(
     num_steps: int | None = None,
     average: int = 1,
     seed: int = 0,
+    sampled: bool = False,
     on_progress: Progress | None = None,
 ) -> np.ndarray:
-    """Raw latents float32 [n, L * D] of texts: the one-step estimate, or with `num_steps` the mean of `average` DDIM samples."""
+    """Raw latents float32 [n, L * D] of texts: the one-step estimate, or with `num_steps` the mean of `average` DDIM samples.
+
+    `sampled`: the texts are a sampler's, which end with EOS already where they end at all.
+    """
     found, rows = np.empty((len(tokens), int(np.prod(model.latent_shape))), np.float32), torch.from_numpy(keys)
-    for group, text, seen in reading_rows(model, tokens):
+    for group, text, seen in reading_rows(model, tokens, sampled):
         if num_steps is None:
             latent = predict_latent(model, text, seen, seed=seed, rows=rows[group])
         else:
@@ -148,12 +152,14 @@ def _sizes(model: TextLatentDiffusion, conditions: torch.Tensor, rows: torch.Ten
         return lengths(model, z, z.new_zeros(len(rows)), rng, writing.temperature, None, None).cpu().numpy()
 
 
-def reading_rows(model: TextLatentDiffusion, tokens: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+def reading_rows(
+    model: TextLatentDiffusion, tokens: Sequence[np.ndarray], sampled: bool = False
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
     """Texts as the model reads them, in groups of similar length: which ones, int64 [b]; ids int64 [b, N]; what is seen, bool [b, N].
 
     A known text has a known end: a model that ends texts with EOS is shown that EOS and nothing behind it.
     """
-    closing = np.array([] if model.length is not None else [model.eos_id], np.int64)
+    closing = np.array([] if sampled or model.length is not None else [model.eos_id], np.int64)
     shown = [np.concatenate([ids, closing]) for ids in tokens]
     for group in _grouped(np.array([len(ids) for ids in shown])):
         yield group, *_padded([shown[i] for i in group])

@@ -70,6 +70,13 @@ def bleu(sums: Array) -> Array:
     return np.where(usable, 100 * np.exp(logs + brevity), 0.0)
 
 
+def moment_distance(sums: Array) -> Array:
+    """mean over dimensions of d1^2 + d2^2 / 2 from [sum of differences of D values, of their D squares, count]."""
+    means = sums[..., :-1] / sums[..., -1:]
+    first, second = np.split(means, 2, axis=-1)
+    return (first**2 + second**2 / 2).mean(axis=-1)
+
+
 def _conditions(name: str, fn: Callable[[Array], Array], label: str, unit: str) -> dict[str, Metric]:
     words = {"given_latent": "given z", "unconditional": "unconditional", "shuffled_latent": "given another text's z"}
     return {f"{name}_{key}": Metric(fn, "lower", f"{label} {word}", unit, "likelihood") for key, word in words.items()}
@@ -99,6 +106,7 @@ METRICS: dict[str, Metric] = {
     "prior_reread_cosine": Metric(ratio, "higher", "Texts from the prior: cosine of the latent read back", "", "stage2"),
     "prior_distinct_1": Metric(ratio, "higher", "Texts from the prior: distinct-1", "share", "stage2", resampled=False),
     "prior_distinct_2": Metric(ratio, "higher", "Texts from the prior: distinct-2", "share", "stage2", resampled=False),
+    "t2l_moments_sample": Metric(moment_distance, "lower", "T2L moments against the data's, one sample", "squared distance", "t2l"),
     "l2t_bleu": Metric(bleu, "higher", "L2T BLEU", "0-100", "l2t"),
     "l2t_chrf": Metric(ratio, "higher", "L2T chrF (mean of texts)", "0-100", "l2t"),
     "l2t_token_f1": Metric(ratio, "higher", "L2T token F1", "", "l2t"),
@@ -112,6 +120,9 @@ METRICS: dict[str, Metric] = {
     "l2t_r1_projected": Metric(ratio, "higher", "L2T source found first, latent's space", "share", "l2t"),
     "l2t_rank_encoder": Metric(ratio, "lower", "L2T mean rank of the source, encoder's space", "rank", "l2t"),
     "l2t_rank_projected": Metric(ratio, "lower", "L2T mean rank of the source, latent's space", "rank", "l2t"),
+    "cycle_text_nelbo_mean": Metric(ratio, "lower", "Text cycle: NELBO given the text's own one-step latent", "nats/token", "cycle"),
+    "cycle_text_nelbo_sample": Metric(ratio, "lower", "Text cycle: NELBO given a latent sampled for the text", "nats/token", "cycle"),
+    "cycle_latent_mse": Metric(ratio, "lower", "Latent cycle: squared error (standardised)", "per dimension", "cycle"),
     "joint_cosine_projected": Metric(ratio, "higher", "Joint: cosine of the text to its latent", "", "joint"),
     "judge_perplexity_l2t": Metric(exponential, "lower", "Perplexity of L2T texts under the judge", "per token", "judge"),
     "judge_perplexity_joint": Metric(exponential, "lower", "Perplexity of joint texts under the judge", "per token", "judge"),

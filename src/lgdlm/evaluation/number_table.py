@@ -17,6 +17,7 @@ GROUPS = {
     "t2l": "Latents read from text (T2L)",
     "stage2": "The latent it learned itself (Stage II)",
     "l2t": "Texts written from latents (L2T)",
+    "cycle": "There and back",
     "joint": "Text and latent drawn together",
     "judge": "Under another language model",
     "retention": "Kept of the pretrained language model",

@@ -34,7 +34,9 @@ class Retention:
     after: LanguageModel
     end: int
 
-    def measure(self, documents: Documents, results: Results, bootstrap: Bootstrap, on_progress: Callable[[int], None] | None = None) -> None:
+    def measure(
+        self, documents: Documents, results: Results, bootstrap: Bootstrap, on_progress: Callable[[int], None] | None = None
+    ) -> None:
         """Add both numbers of both models; progress counts documents, twice."""
         own, before = (text_nats(model, documents, self.end, on_progress) for model in (self.after, self.before))
         for name, count in (("ar_perplexity", documents.lengths), ("ar_bits_per_byte", documents.bytes)):
@@ -45,7 +47,7 @@ class Retention:
 def text_nats(model: LanguageModel, documents: Documents, end: int, on_progress: Callable[[int], None] | None = None) -> np.ndarray:
     """-log p of each document's tokens in nats, float64 [n]; texts of one length are read together."""
     lengths = documents.lengths
-    assert len(lengths) and lengths.min() > 0, "every text has tokens"
+    assert lengths.min(initial=1) > 0, "every text has tokens"
     found = np.zeros(len(lengths))
     device = model.emb.weight.device
     order = np.argsort(lengths, kind="stable")

@@ -59,7 +59,13 @@ class Stage2:
     """Adds the numbers of a model with a posterior to `results`. `beside`: nats of each document under the baselines, by name."""
 
     def __init__(
-        self, model: TextLatentDiffusion, documents: Documents, results: Results, bootstrap: Bootstrap, seed: int, beside: dict[str, np.ndarray]
+        self,
+        model: TextLatentDiffusion,
+        documents: Documents,
+        results: Results,
+        bootstrap: Bootstrap,
+        seed: int,
+        beside: dict[str, np.ndarray],
     ):
         self.model, self.documents, self.results, self.bootstrap = model, documents, results, bootstrap
         self.seed, self.beside = seed, beside
@@ -81,7 +87,7 @@ class Stage2:
         return total / draws
 
     def bounds(self, frame: Frame, draws: int, estimator: str, row: np.ndarray, on_progress: Progress = None) -> None:
-        """Reconstruction, KL and their sum; how much of the latent is used. `row` [n]: nats of what no network predicts of a row's width."""
+        """Reconstruction, KL and their sum; how much of the latent is used. `row` [n]: nats of a row's width, which no network predicts."""
         documents, add = self.documents, self.results.add
         tokens, size = documents.lengths.astype(np.float64), documents.bytes.astype(np.float64)
         times = min(LATENT_DRAWS, draws)
@@ -110,7 +116,7 @@ class Stage2:
         model, keys = self.model, np.arange(count)
         z = sample_latent_from_prior(model, count, writing.num_steps, seed=self.seed)
         latents = z.flatten(1).float().cpu().numpy()
-        written = write_texts(model, tokenizer, latents, keys, writing)
+        written = write_texts(model, tokenizer, latents, keys, replace(writing, best_of=1, rounds=0))  # as joint samples are drawn
         bootstrap = Bootstrap(count, len(self.bootstrap.counts), self.seed)
         real = self.documents.texts[:count]
         for n in (1, 2):

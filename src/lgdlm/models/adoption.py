@@ -1,10 +1,10 @@
 """A pretrained language model becomes a denoiser, and what a denoiser keeps of it a language model again.
 
-    adopt       token rows, left-to-right halves, norms (and the head) are the weights; what a denoiser has besides starts so that
-                a block does at first what it did: conditions are silent, gates open, fusions take the mean of both halves
-    published   the same tensors back: bit for bit those that were adopted, as long as they have not trained
-    freeze      what came from the weights does not train; the mask's row, the latent's ways, the clocks, fusions and right-to-left
-                halves of their own always do
+adopt       token rows, left-to-right halves, norms (and the head) are the weights; what a denoiser has besides starts so that
+            a block does at first what it did: conditions are silent, gates open, fusions take the mean of both halves
+published   the same tensors back: bit for bit those that were adopted, as long as they have not trained
+freeze      what came from the weights does not train; the mask's row, the latent's ways, the clocks, fusions and right-to-left
+            halves of their own always do
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgdlm.models.conditioning import Conditioning
 from lgdlm.models.language_model import LanguageModel, language_model
 from lgdlm.models.pretrained import Pretrained
-from lgdlm.models.pretrained_layout import Sizes
+from lgdlm.models.pretrained_layout import Sizes, sizes_of
+from lgdlm.models.rwkv7 import Block
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 
 BACKWARDS = ("forward", "fresh")
@@ -75,11 +75,12 @@ def adopt(denoiser: RWKVDenoiser, weights: Pretrained, *, backward: str = "forwa
         own[name].copy_(tensor)
     denoiser.embedding.mask.copy_(denoiser.embedding.table.weight.mean(dim=0))
     for block in denoiser.backbone.blocks:
+        assert isinstance(block, Block)
         if block.att_back is not None and backward == "forward":
             block.att_back.load_state_dict(block.att.state_dict())
         if block.fuse is not None:
             block.fuse.start_at_mean()
-        if isinstance(block.conditioning, Conditioning):
+        if block.conditioning is not None:
             block.conditioning.open_gates()
     sizes, error = weights.sizes, parity_error(denoiser, weights)
     return AdoptionReport(str(weights.source), weights.layout, sizes, sorted(given), ignored, weights.absent, error)
@@ -113,21 +114,19 @@ def published(denoiser: RWKVDenoiser) -> tuple[dict[str, Tensor], Sizes, list[st
         assert isinstance(head.project, nn.Linear)
         tensors |= {"ln_out.weight": head.norm.weight, "ln_out.bias": head.norm.bias}
         tensors["head.weight"] = head.decode.weight @ head.project.weight
-    first = denoiser.backbone.blocks[0]
-    ranks = {letter: getattr(first.att, f"{letter}1").shape[1] for letter in "wag"}
-    if len(denoiser.backbone.blocks) > 1:
-        ranks["v"] = denoiser.backbone.blocks[1].att.v1.shape[1]
-    V, H = tensors["emb.weight"].shape
-    sizes = Sizes(V, H, len(denoiser.backbone.blocks), first.att.head_size, first.ffn.key.weight.shape[0], ranks, "head.weight" not in tensors)
     kept = {id(t) for t in tensors.values()} | {id(p) for p in (ends.table.weight, head.decode.weight, *ends.project.parameters())}
     left = [name for name, p in denoiser.named_parameters() if id(p) not in kept and not name.startswith("text_head.project")]
-    return {name: t.detach() for name, t in tensors.items()}, sizes, left
+    return {name: t.detach() for name, t in tensors.items()}, sizes_of(tensors), left
 
 
 def backbone_of(denoiser: RWKVDenoiser, head: Pretrained, **options: Any) -> LanguageModel:
-    """The language model inside a denoiser; with the weights' own head where the denoiser has none of theirs. `options` of `language_model`."""
-    own = {name: t.detach().cpu() for name, t in _published(denoiser).items()}
-    return language_model({**head.tensors, **own}, head.sizes, **options)
+    """The language model inside a denoiser, with the weights' own head where the denoiser has one of its own.
+
+    It shares the denoiser's tensors. `options` are those of `language_model`.
+    """
+    own = {name: t.detach() for name, t in _published(denoiser).items()}
+    theirs = {name: t.to(own["emb.weight"].device) for name, t in head.tensors.items() if name not in own}
+    return language_model({**theirs, **own}, head.sizes, **options)
 
 
 @torch.no_grad()
@@ -136,9 +135,10 @@ def parity_error(denoiser: RWKVDenoiser, weights: Pretrained) -> float:
     count = weights.sizes.vocab_size
     tokens = torch.randint(0, count, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
     block = denoiser.backbone.blocks[0]
-    loaded = backbone_of(denoiser, weights, kernel=block.kernel, chunk=block.chunk)(tokens)[0]
-    exact = weights.model(dtype=torch.float64, kernel="recurrent")(tokens)[0]
-    return float((loaded - exact).abs().max())
+    assert isinstance(block, Block)
+    loaded = backbone_of(denoiser, weights, kernel=block.kernel, chunk=block.chunk)
+    exact = weights.model(dtype=torch.float64, kernel="recurrence")(tokens)[0]
+    return float((loaded(tokens.to(loaded.emb.weight.device))[0].cpu() - exact).abs().max())
 
 
 def freeze(denoiser: RWKVDenoiser, *, backbone: bool, head: bool) -> None:

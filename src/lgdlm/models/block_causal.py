@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lgdlm.models.rwkv7 import RWKV7, LayerState, RWKVState
-from lgdlm.models.time_mix import Signals, neighbours
+from lgdlm.models.time_mix import Signals
 from lgdlm.models.walk import Recurrence, Walk
 
 
@@ -40,43 +40,46 @@ def unfold(x: Tensor, B: int, N: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockWalk(Walk):
-    """The right-to-left half starts anew every `size` tokens. With `every_border` the state handed out is the one before each
-    block, [B * J, ...], and not the last one."""
+    """The right-to-left half starts anew every `size` tokens.
+
+    With `every_border` the states handed out are those before each of J whole blocks and behind the last, [B * (J + 1), ...].
+    """
 
     size: int
     every_border: bool = False
 
-    def right(self, h: Tensor) -> Tensor:
-        return unfold(neighbours(fold(h, self.size), reverse=True), *h.shape[:2])
+    @property
+    def span(self) -> int:
+        return self.size
 
     def ahead(self, run: Recurrence, s: Signals, S: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
         if not self.every_border:
             return super().ahead(run, s, S, keep)
-        B, _, G, K = s.r.shape
-        parts = list(zip(*(x.split(self.size, dim=1) for x in s), strict=True))
-        answers, borders = [], []
-        for j, part in enumerate(parts):
-            borders.append(s.r.new_zeros(B, G, K, K) if S is None else S)
-            y, S = run(Signals(*part), S, False, j + 1 < len(parts))
+        answers, borders = [], [run.empty(s) if S is None else S]
+        for start in range(0, s.r.shape[1], self.size):
+            y, S = run(s.each(lambda x, start=start: x[:, start : start + self.size]), S, False, True)
+            assert S is not None, "a kept state was computed"
             answers.append(y)
+            borders.append(S)
         return torch.cat(answers, dim=1), torch.stack(borders, dim=1).flatten(0, 1)
 
     def back(self, run: Recurrence, s: Signals) -> Tensor:
-        return unfold(super().back(run, Signals(*(fold(x, self.size) for x in s[:6]), s.g)), *s.r.shape[:2])
+        return unfold(super().back(run, s.each(lambda x: fold(x, self.size))), *s.r.shape[:2])
 
     def last(self, x: Tensor, mask: Tensor | None, before: Tensor | None) -> Tensor:
         if not self.every_border:
             return super().last(x, mask, before)
         before = torch.zeros_like(x[:, 0]) if before is None else before.to(x.dtype)
-        return torch.cat([before[:, None], x[:, self.size - 1 : -1 : self.size]], dim=1).flatten(0, 1)
+        return torch.cat([before[:, None], x[:, self.size - 1 :: self.size]], dim=1).flatten(0, 1)
 
 
 class BlockCausalRWKV(RWKV7):
     """The stack of `RWKV7` with its parameters, read in blocks of `block_size`. Raises ValueError for a size below 1.
 
     forward        a row of blocks in one pass: each sees the ones before it as they stand there
-    borders        the same, and the states before every block
+    borders        the same of whole blocks, and the states between them
     from_borders   all blocks of a row at once, each from a given state
+    in_front       tokens of a text in front of its last block: what has to be read before all its blocks can be
     """
 
     def __init__(self, hidden_size: int, n_blocks: int, *, block_size: int, **options: Any):
@@ -99,16 +102,20 @@ class BlockCausalRWKV(RWKV7):
         walk = BlockWalk(self._size(x)) if walk is None else walk
         return super().forward(x, state, cond=cond, mask=mask, keep_state=keep_state, walk=walk)
 
-    def borders(
-        self, x: Tensor, state: RWKVState | None = None, *, cond: Tensor | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, RWKVState]:
-        """x [B, N, H] to x and the states before its blocks, tensors [B * J, ...]; before the first one stands `state`."""
-        x, states = self(x, state, cond=cond, mask=mask, walk=BlockWalk(self._size(x), every_border=True))
+    def borders(self, x: Tensor, state: RWKVState, *, cond: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, RWKVState]:
+        """x [B, J K, H] behind `state` to x, and the states before each block and behind the last, tensors [B * (J + 1), ...].
+
+        J may be 0: then there is only `state`.
+        """
+        assert x.shape[1] % self.block_size == 0, "borders are those of whole blocks"
+        if not x.shape[1]:
+            return x, state
+        x, states = self(x, state, cond=cond, mask=mask, walk=BlockWalk(self.block_size, every_border=True))
         assert states is not None
         return x, states
 
     def from_borders(self, x: Tensor, borders: RWKVState, *, cond: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, N, H] to x where block j starts from `borders` j; cond [B, H], mask bool [B, N]."""
+        """x [B, N, H] in J blocks to x where block j starts from state j of `borders` [B * J, ...]; cond [B, H], mask bool [B, N]."""
         B, N = x.shape[:2]
         size = self._size(x)
         if mask is None and N % size:
@@ -117,6 +124,10 @@ class BlockCausalRWKV(RWKV7):
         cond = None if cond is None else cond.repeat_interleave(len(blocks) // B, dim=0)
         mask = None if mask is None else fold(mask, size)
         return unfold(self(blocks, borders, cond=cond, mask=mask, keep_state=False)[0], B, N)
+
+    def in_front(self, length: int) -> int:
+        """(J - 1) K for a text of `length` tokens in J blocks of at most K."""
+        return (length - 1) // self.block_size * self.block_size
 
     def _size(self, x: Tensor) -> int:
         return min(self.block_size, x.shape[1])  # a text shorter than a block is not filled up to one

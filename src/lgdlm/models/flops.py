@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lgdlm.config import RWKV7Model
 from lgdlm.models.embedding import ROWS_TOGETHER
 from lgdlm.models.time_mix import published_ranks
-from lgdlm.models.wkv import KERNELS, Kernel
+from lgdlm.models.wkv import KERNELS, PRESENT, Kernel
 
 WKV_OPERATIONS = 9  # a token and entry of the state
 WAYS = ("row", "context", "memory", "remember")
@@ -47,8 +47,11 @@ def counted(run: Callable[[], object]) -> Flops:
 
 @contextmanager
 def _watched(counter: FlopCounterMode) -> Iterator[dict[str, int]]:
-    """Every kernel of the table adds its work by definition (`wkv`) and what the counter saw of it (`hidden`)."""
-    seen, kernels = {"wkv": 0, "hidden": 0}, dict(KERNELS)
+    """Every kernel of the table adds its work by definition (`wkv`) and what the counter saw of it (`hidden`).
+
+    Compiled kernels may do WKV together with what stands around it, past the table: meanwhile there are none.
+    """
+    seen, kernels, present = {"wkv": 0, "hidden": 0}, dict(KERNELS), dict(PRESENT)
 
     def watching(kernel: Kernel) -> Kernel:
         def call(r: Any, *rest: Any, **options: Any) -> Any:
@@ -61,10 +64,12 @@ def _watched(counter: FlopCounterMode) -> Iterator[dict[str, int]]:
         return call
 
     KERNELS.update({name: watching(kernel) for name, kernel in kernels.items()})
+    PRESENT.update({name: lambda: False for name in present})
     try:
         yield seen
     finally:
         KERNELS.update(kernels)
+        PRESENT.update(present)
 
 
 def formula(model: RWKV7Model, vocab_size: int, rows: int, length: int, asked: int, way: str = "row") -> Flops:
@@ -84,17 +89,18 @@ def formula(model: RWKV7Model, vocab_size: int, rows: int, length: int, asked: i
     filled = -(-length // size) * size  # whole blocks
 
     # passes through the stack: (rows, tokens of each, tokens that its right-to-left half reads)
+    clean = filled - size if way == "context" else 0  # what stands before the last block
     passes = [(rows, length + (2 * P if both else 0 if blocks else P), filled + 2 * P if both else filled)]
     if way == "context":
-        passes += [(rows * filled // size, size, size)]
+        passes = [(rows * filled // size, size, size), *([(rows, clean, clean)] if clean else [])]
     if blocks and way in ("row", "context"):
         passes += [(rows, P, P)]
     stack = [_stack(m, *one) for one in passes]
     products, wkv = sum(s.products for s in stack), sum(s.wkv for s in stack)
 
-    texts, clocks = (2, 2) if way == "context" else (1, 1)
+    clocks = 2 if way == "context" else 1
     products += clocks * rows * (2 * 128 * H + 2 * H * H + 2 * LD * H)  # clocks and the latent's summary
-    products += texts * rows * length * (2 * E * H if E != H else 0)  # a factorised embedding
+    products += rows * (length + clean) * (2 * E * H if E != H else 0)  # a factorised embedding
     products += 2 * rows * LD * P * H if way in ("row", "context") else 0  # the latent's tokens
     if way == "remember":
         return Flops(products, wkv)

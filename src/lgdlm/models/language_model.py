@@ -62,7 +62,10 @@ def shapes_of(sizes: Sizes) -> dict[str, torch.Size]:
 def language_model(
     tensors: dict[str, Tensor], sizes: Sizes, *, dtype: torch.dtype = torch.float32, kernel: str = "auto", chunk: int = 32
 ) -> LanguageModel:
-    """The model of published tensors, which it shares where they have `dtype` already. Raises InputError (BAD_WEIGHTS) where one does not fit."""
+    """The model of published tensors, which it shares where they have `dtype` already.
+
+    Raises InputError (BAD_WEIGHTS) where one does not fit.
+    """
     with torch.device("meta"):
         model = LanguageModel(sizes, kernel=kernel, chunk=chunk)
     shapes = {name: tensor.shape for name, tensor in model.published().items()}

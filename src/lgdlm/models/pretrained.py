@@ -179,7 +179,9 @@ def _complete(tensors: dict[str, Tensor], sizes: Sizes, settings: dict[str, Any]
     shapes = shapes_of(sizes)
     absent = {"head.weight": "tied to emb.weight"} if sizes.tied else {}
     if surplus := [name for name in tensors if name not in shapes]:
-        raise InputError("UNKNOWN_WEIGHTS", "weights", surplus[0], f"is no part of RWKV-7 ({len(surplus)} such tensors): another version of it?")
+        raise InputError(
+            "UNKNOWN_WEIGHTS", "weights", surplus[0], f"is no part of RWKV-7 ({len(surplus)} such tensors): another version of it?"
+        )
     missing = [name for name in shapes if name not in tensors]
     no_bias = settings.get("norm_bias") is False
     for name in missing:

@@ -131,7 +131,9 @@ def sizes_of(tensors: dict[str, Tensor]) -> Sizes:
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name)}
     n_blocks = len(layers)
     if layers != set(range(n_blocks)) or not layers:
-        raise InputError("MISSING_WEIGHTS", "weights", "blocks", f"layers 0 to {n_blocks} are expected without a gap, got {sorted(layers)[:8]}")
+        raise InputError(
+            "MISSING_WEIGHTS", "weights", "blocks", f"layers 0 to {n_blocks} are expected without a gap, got {sorted(layers)[:8]}"
+        )
     if any(".att.time_" in name for name in tensors):
         raise InputError("UNKNOWN_WEIGHTS", "weights", "version", "att.time_... belongs to RWKV-6 or older: RWKV-7 weights are expected")
     V, H = _matrix(tensors, "emb.weight")

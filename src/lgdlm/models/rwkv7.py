@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from lgdlm.models.conditioning import Conditioning, Modulation
 from lgdlm.models.fusion import FUSIONS
-from lgdlm.models.time_mix import Signals, TimeMix, neighbours
+from lgdlm.models.time_mix import Signals, TimeMix
 from lgdlm.models.walk import WHOLE_ROW, Walk
-from lgdlm.models.wkv import CHOICES, LONGEST, wkv
+from lgdlm.models.wkv import CHOICES, LONGEST, chosen_kernel
+from lgdlm.models.wkv.passes import add, norm, shift, squared_relu
+
+Values = tuple[Tensor, Tensor | None]  # layer 0's values, of each half
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,16 @@ class ChannelMix(nn.Module):
         nn.init.uniform_(self.key.weight, -0.5 / H**0.5, 0.5 / H**0.5)
         nn.init.zeros_(self.value.weight) if zero_init else nn.init.uniform_(self.value.weight, -0.5 / H**0.5, 0.5 / H**0.5)
 
-    def forward(self, x: Tensor, shifted: Tensor) -> Tensor:
-        return self.value(torch.relu(self.key(torch.addcmul(x, shifted - x, self.x_k.to(x.dtype)))).square())
+    def forward(self, x: Tensor, before: Tensor | None = None, *, compiled: bool = True) -> Tensor:
+        """x [B, N, H], and the token before it [B, H] or None."""
+        (mixed,) = shift(x, [self.x_k], before, compiled=compiled)
+        return self.value(squared_relu(self.key(mixed), compiled=compiled))
 
 
 class Block(nn.Module):
     """One layer. `att` and `ffn` are the published block; `att_back` and `fuse` make it read both ways.
 
-    With `share` the right-to-left half uses the weights of `att`, and both halves go through them as one batch.
+    With `share` the right-to-left half uses the weights of `att`.
     """
 
     def __init__(
@@ -95,53 +100,58 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        v_first: Tensor | tuple[Tensor, Tensor] | None,
+        v_first: Values | None,
         state: LayerState | None,
         cond: Tensor | None,
         mask: Tensor | None,
         keep_state: bool,
         walk: Walk = WHOLE_ROW,
-    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor], LayerState | None]:
-        """x [B, N, H] to x, the value residual for the next layer (one for each set of time mix weights), and the state."""
+    ) -> tuple[Tensor, Values, LayerState | None]:
+        """x [B, N, H] to x, the value residual for the next layer, and the state."""
         time, channel = (None, None) if self.conditioning is None else self.conditioning(cond)
+        compiled = chosen_kernel(self.kernel, x.device.type) == "native"
+        past = (None, None) if state is None else (state.time_shift, state.channel_shift)
         x = self.ln0(x)
-        h = _branch_input(self.ln1(x), time, mask)
-        mixed, v_first, S = self._mix_time(h, v_first, state, mask, keep_state, walk)
-        x = _branch_output(x, self.dropout(mixed), time)
-        f = _branch_input(self.ln2(x), channel, mask)
-        mixed = self.ffn(f, neighbours(f, None if state is None else state.channel_shift))
-        x = _branch_output(x, self.dropout(mixed), channel)
+        h = _branch_input(self.ln1, x, time, mask, compiled)
+        mixed, v_first, S = self._mix_time(h, v_first, state, mask, keep_state, walk, compiled)
+        x = add(x, self.dropout(mixed), None if time is None else time.gate, compiled=compiled)
+        f = _branch_input(self.ln2, x, channel, mask, compiled)
+        mixed = self.ffn(f, past[1], compiled=compiled)
+        x = add(x, self.dropout(mixed), None if channel is None else channel.gate, compiled=compiled)
         if not keep_state:
             return x, v_first, None
-        past = (None, None) if state is None else (state.time_shift, state.channel_shift)
         assert S is not None, "a kept state was computed"
         return x, v_first, LayerState(S, walk.last(h, mask, past[0]), walk.last(f, mask, past[1]))
 
     def _mix_time(
-        self, h: Tensor, v_first: Any, state: LayerState | None, mask: Tensor | None, keep_state: bool, walk: Walk
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        left = neighbours(h, None if state is None else state.time_shift)
-        S = None if state is None else state.wkv
+        self, h: Tensor, v_first: Values | None, state: LayerState | None, mask: Tensor | None, keep: bool, walk: Walk, compiled: bool
+    ) -> tuple[Tensor, Values, Tensor | None]:
+        first, first_back = v_first or (None, None)
+        before, S = (None, None) if state is None else (state.time_shift, state.wkv)
+        s, first = self.att.signals(h, first, mask, before=before, compiled=compiled)
+        mixed, S = walk.ahead(_Recall(self.att, self.kernel, self.chunk), s, S, keep)
         if self.fuse is None:
-            s, v_first = self.att.signals(h, left, v_first, mask)
-            y, S = walk.ahead(self._wkv, s, S, keep_state)
-            return self.att.finish(y, s), v_first, S
-        right = walk.right(h)
-        if self.att_back is None:
-            s, v_first = self.att.signals(torch.cat([h, h]), torch.cat([left, right]), v_first, None if mask is None else mask.repeat(2, 1))
-            ahead, back = (Signals(*half) for half in zip(*(signal.chunk(2) for signal in s), strict=True))
-            y, S = walk.ahead(self._wkv, ahead, S, keep_state)
-            y_back = walk.back(self._wkv, back)
-            return self.fuse(*self.att.finish(torch.cat([y, y_back]), s).chunk(2)), v_first, S
-        first, first_back = (None, None) if v_first is None else v_first
-        s, first = self.att.signals(h, left, first, mask)
-        y, S = walk.ahead(self._wkv, s, S, keep_state)
-        s_back, first_back = self.att_back.signals(h, right, first_back, mask)
-        y_back = walk.back(self._wkv, s_back)
-        return self.fuse(self.att.finish(y, s), self.att_back.finish(y_back, s_back)), (first, first_back), S
+            return self.att.output(mixed), (first, None), S
+        back = self.att if self.att_back is None else self.att_back
+        s, first_back = back.signals(h, first_back, mask, reverse=True, span=walk.span, compiled=compiled)
+        mixed_back = walk.back(_Recall(back, self.kernel, self.chunk), s)
+        return self.fuse(self.att.output(mixed), back.output(mixed_back)), (first, first_back), S
 
-    def _wkv(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
-        return wkv(*s[:6], S, self.chunk, kernel=self.kernel, reverse=reverse, final_state=keep)
+
+@dataclass(frozen=True)
+class _Recall:
+    """The recurrence of one time mix, as a `Walk` runs it."""
+
+    mix: TimeMix
+    kernel: str
+    chunk: int
+
+    def __call__(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
+        return self.mix.recall(s, S, reverse, keep, self.kernel, self.chunk)
+
+    def empty(self, s: Signals) -> Tensor:
+        G, K = self.mix.r_k.shape
+        return s.r.new_zeros(len(s.r), G, K, K, dtype=torch.promote_types(s.r.dtype, torch.float32))
 
 
 class RWKV7(nn.Module):
@@ -219,13 +229,14 @@ class RWKV7(nn.Module):
         return x, RWKVState(tuple(layers)) if keep_state else None
 
 
-def _branch_input(x: Tensor, modulation: Modulation | None, mask: Tensor | None) -> Tensor:
+def _branch_input(norm_of: nn.LayerNorm, x: Tensor, modulation: Modulation | None, mask: Tensor | None, compiled: bool) -> Tensor:
     """The modulated norm, zero at padding. Under autocast the token shifts already run in its dtype, as their products do."""
-    x = x if modulation is None else modulation.before(x)
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return x if mask is None else x * mask[..., None].to(x.dtype)
-
-
-def _branch_output(residual: Tensor, branch: Tensor, modulation: Modulation | None) -> Tensor:
-    return residual + branch if modulation is None else modulation.after(residual, branch)
+    weight, bias = norm_of.weight, norm_of.bias
+    if modulation is not None and modulation.scale is not None:
+        scale = 1 + modulation.scale.to(weight.dtype)
+        weight, bias = weight * scale, bias * scale
+    if modulation is not None:
+        bias = bias + modulation.shift.to(bias.dtype)
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return norm(x, weight, bias, norm_of.eps, mask, dtype, compiled=compiled)

@@ -85,7 +85,7 @@ class RWKVDenoiser(Denoiser):
         if block_context not in CONTEXTS:
             raise ValueError(f"block_context {block_context!r}: expected one of {', '.join(CONTEXTS)}")
         if block_context == "clean" and causality != "block_causal":
-            raise ValueError(f"block_context=clean says how blocks are seen, and causality={causality} has none: use causality=block_causal")
+            raise ValueError(f"block_context=clean is about blocks, and causality={causality} has none: use causality=block_causal")
         if causality != "bidirectional" and latent_pred_from == "prefix":
             raise ValueError(
                 f"latent_pred_from=prefix cannot work with causality={causality}: the latent's tokens come before the text "
@@ -149,12 +149,13 @@ class RWKVDenoiser(Denoiser):
         else:
             clean = self._condition(pair, torch.zeros_like(pair.t_text))
             memory = pair.memory or self._begin(pair, clean)
-            context = ordered(self.embedding(pair.context) + self.text_kind, order)
-            before, borders = backbone.borders(context, memory.state, cond=clean, mask=mask)
+            n = backbone.in_front(text.shape[1])
+            context = self.embedding(ordered(pair.context, order)[:, :n]) + self.text_kind
+            before, borders = backbone.borders(context, memory.state, cond=clean, mask=None if mask is None else mask[:, :n])
             hidden = backbone.from_borders(text, borders, cond=cond, mask=mask)
-            block = torch.arange(text.shape[1], device=text.device) // backbone.block_size
+            block = torch.arange(n, device=text.device) // backbone.block_size
             last = (pair.attention_mask.sum(dim=1, keepdim=True) - 1) // backbone.block_size
-            seen = torch.where((block < last)[..., None], before, hidden)
+            seen = torch.cat([torch.where((block < last)[..., None], before, hidden[:, :n]), hidden[:, n:]], dim=1)
         # the mean of earlier states weighs as many tokens as it was taken over
         weights = torch.ones(seen.shape[:2], device=seen.device) if mask is None else mask.float()
         seen, weights = torch.cat([memory.mean[:, None], seen], dim=1), torch.cat([memory.count[:, None], weights], dim=1)

@@ -16,34 +16,40 @@ fit without renaming.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgdlm.models.wkv import chosen_kernel, wkv
+from lgdlm.models.wkv.mix import can_mix, mix
+from lgdlm.models.wkv.passes import shift
+
 MOST_DECAY = math.exp(-0.5)  # -log w of the fastest decay
 
 
 class Signals(NamedTuple):
-    """What one token mix feeds to WKV ([B, N, G, K], float32 or wider) and keeps for its end (v, g: [B, N, H])."""
+    """What the matrix products of one token mix gave, [B, N, H] each in one dtype.
+
+    `gate` and `v_first` belong to the value residual and are None in layer 0; `real` bool [B, N] is False at padding, None where
+    nothing is.
+    """
 
     r: Tensor
-    log_w: Tensor
+    w: Tensor
     k: Tensor
     v: Tensor
     a: Tensor
-    b: Tensor
     g: Tensor
+    gate: Tensor | None = None
+    v_first: Tensor | None = None
+    real: Tensor | None = None
 
-
-def neighbours(x: Tensor, before: Tensor | None = None, reverse: bool = False) -> Tensor:
-    """Each token's predecessor in reading order, [B, N, H]; the first one's is `before` [B, H], or zeros."""
-    if reverse:
-        return F.pad(x[:, 1:], (0, 0, 0, 1))
-    if before is None:
-        return F.pad(x[:, :-1], (0, 0, 1, 0))
-    return torch.cat([before[:, None].to(x.dtype), x[:, :-1]], dim=1)
+    def each(self, change: Callable[[Tensor], Tensor]) -> Signals:
+        """The signals after a change to all that there are."""
+        return Signals(*(None if x is None else change(x) for x in self))
 
 
 def published_ranks(hidden_size: int) -> dict[str, int]:
@@ -140,37 +146,56 @@ class TimeMix(nn.Module):
         if zero_init:
             nn.init.zeros_(self.output.weight)
 
-    def signals(self, x: Tensor, shifted: Tensor, v_first: Tensor | None, mask: Tensor | None = None) -> tuple[Signals, Tensor]:
-        """x and its neighbours [B, N, H] to the seven signals, and v_first (this layer's value in layer 0).
-
-        Where `mask` is False nothing decays and nothing is written: the state passes a padded position unchanged.
-        """
-        xx = shifted - x
-        mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        xr, xw, xk, xv, xa, xg = (torch.addcmul(x, xx, mu.to(x.dtype)) for mu in mixes)
+    def signals(
+        self,
+        x: Tensor,
+        v_first: Tensor | None,
+        real: Tensor | None = None,
+        *,
+        before: Tensor | None = None,
+        reverse: bool = False,
+        span: int | None = None,
+        compiled: bool = True,
+    ) -> tuple[Signals, Tensor]:
+        """x [B, N, H] to its signals and v_first (this layer's value in layer 0); before, reverse, span: as in `neighbours`."""
+        mixes = [self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g]
+        xr, xw, xk, xv, xa, xg = shift(x, mixes, before, reverse, span, compiled=compiled)
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        w = self.w0 + (xw @ self.w1).tanh() @ self.w2
-        a = torch.sigmoid(self.a0 + xa @ self.a1 @ self.a2)
+        w = (xw @ self.w1).tanh() @ self.w2
+        a = xa @ self.a1 @ self.a2
         g = torch.sigmoid(xg @ self.g1) @ self.g2
         if self.layer == 0:
-            v_first = v
-        else:
-            assert v_first is not None, "layers above 0 read the value of layer 0"
-            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + xv @ self.v1 @ self.v2).to(v.dtype))
-        heads = (self.r_k.shape[0], self.head_size)
-        log_w = -MOST_DECAY * torch.sigmoid(w.float() if w.dtype != torch.float64 else w)
-        kk = F.normalize((k * self.k_k).unflatten(-1, heads).to(log_w.dtype), dim=-1)
-        k = k * (1 + (a - 1) * self.k_a)
-        if mask is not None:
-            real = mask[..., None].to(log_w.dtype)
-            log_w, k, kk = log_w * real, k * real, kk * real[..., None]
-        r, log_w, k, v, a = (s.unflatten(-1, heads).to(log_w.dtype) for s in (r, log_w, k, v, a))
-        return Signals(r, log_w, k, v, -kk, kk * a, g), v_first
+            return Signals(r, w, k, v, a, g, real=real), v
+        assert v_first is not None, "layers above 0 read the value of layer 0"
+        return Signals(r, w, k, v, a, g, xv @ self.v1 @ self.v2, v_first, real), v_first
 
-    def finish(self, y: Tensor, s: Signals) -> Tensor:
-        """WKV's answer [B, N, G, K] to the branch's output [B, N, H]."""
-        weight, bias, r_k = (p.view_as(self.r_k).to(y.dtype) for p in (self.ln_x.weight, self.ln_x.bias, self.r_k))
+    def recall(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool, kernel: str, chunk: int) -> tuple[Tensor, Tensor | None]:
+        """Signals and the state [B, G, K, K] before them (None: zeros) to the gated answer [B, N, H] and, if `keep`, the state behind.
+
+        Where padding is, nothing decays and nothing is written: the state passes it unchanged. `kernel` and `chunk` as in `wkv`.
+        """
+        rows = [self.w0, self.a0, self.v0 if self.layer else torch.zeros_like(self.a0), self.k_k, self.k_a]
+        parameters = torch.stack([p.reshape(self.r_k.shape) for p in (*rows, self.r_k, self.ln_x.weight, self.ln_x.bias)])
+        if chosen_kernel(kernel, s.r.device.type) == "native" and can_mix(s[:8], parameters, S):
+            return mix(s[:8], s.real, parameters, S, reverse, keep)
+        return self._recall(s, parameters, S, reverse, keep, kernel, chunk)
+
+    def _recall(
+        self, s: Signals, parameters: Tensor, S: Tensor | None, reverse: bool, keep: bool, kernel: str, chunk: int
+    ) -> tuple[Tensor, Tensor | None]:
+        dtype = torch.promote_types(s.r.dtype, torch.float32)
+        w0, a0, v0, k_k, k_a, r_k, weight, bias = parameters.to(dtype)
+        r, w, k, v, a, g = (x.unflatten(-1, self.r_k.shape).to(dtype) for x in s[:6])
+        if s.gate is not None and s.v_first is not None:
+            gate, v_first = (x.unflatten(-1, self.r_k.shape).to(dtype) for x in (s.gate, s.v_first))
+            v = torch.lerp(v, v_first, torch.sigmoid(v0 + gate))
+        log_w, a = -MOST_DECAY * torch.sigmoid(w0 + w), torch.sigmoid(a0 + a)
+        kk, k = F.normalize(k * k_k, dim=-1), k * (1 + (a - 1) * k_a)
+        if s.real is not None:
+            real = s.real[..., None, None].to(dtype)
+            log_w, k, kk = log_w * real, k * real, kk * real
+        y, S = wkv(r, log_w, k, v, -kk, kk * a, S, chunk, kernel=kernel, reverse=reverse, final_state=keep)
         y = F.layer_norm(y, y.shape[-1:], eps=self.ln_x.eps)  # a group norm with one group per head, and faster than it
-        bonus = (s.r * s.k * r_k).sum(dim=-1, keepdim=True)
-        y = torch.addcmul(torch.addcmul(bias, y, weight), bonus, s.v)
-        return self.output(y.flatten(2).to(s.g.dtype) * s.g)
+        bonus = (r * k * r_k).sum(dim=-1, keepdim=True)
+        z = torch.addcmul(torch.addcmul(bias, y, weight), bonus, v)
+        return (z * g).flatten(2).to(s.g.dtype), S

@@ -13,21 +13,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lgdlm.models.time_mix import Signals, neighbours
+from lgdlm.models.time_mix import Signals
 
 
 class Recurrence(Protocol):
-    """WKV over the signals of a row, from the left or from the right: y [B, N, G, K] and the state behind it."""
+    """A time mix over the signals of a row, from the left or from the right: its answer [B, N, H] and the state behind it."""
 
     def __call__(self, s: Signals, S: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor | None]: ...
+
+    def empty(self, s: Signals) -> Tensor:
+        """The state before any text, [B, G, K, K]."""
+        ...
 
 
 class Walk:
     """Both halves see the whole row."""
 
-    def right(self, h: Tensor) -> Tensor:
-        """The neighbour that the right-to-left half has read before each token, [B, N, H]."""
-        return neighbours(h, reverse=True)
+    @property
+    def span(self) -> int | None:
+        """Tokens after which the right-to-left half starts anew; None: never."""
+        return None
 
     def ahead(self, run: Recurrence, s: Signals, S: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
         """The left-to-right half from state `S`; its state is wanted where `keep`."""

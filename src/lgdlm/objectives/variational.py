@@ -21,6 +21,7 @@ from lgdlm.batch import Batch
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.models.latent_head import masked_mean
 from lgdlm.models.posterior import Posterior
+from lgdlm.objectives.cycle_vae import Ramp
 from lgdlm.objectives.denoising import DenoisingObjective
 from lgdlm.objectives.objective import LossReport, Ratio, Totals
 from lgdlm.rng import Rng
@@ -42,12 +43,8 @@ class VariationalObjective:
         geom_weight: float = 0.0,
         prior_weight: float = 1.0,
     ):
-        self.decoder, self.kl_weight, self.kl_warmup_steps = decoder, kl_weight, kl_warmup_steps
+        self.decoder, self.kl_weight = decoder, Ramp(kl_weight, ramp=kl_warmup_steps)
         self.free_bits, self.geom_weight, self.prior_weight = free_bits, geom_weight, prior_weight
-
-    def weight_at(self, step: int) -> float:
-        """The KL's weight at `step`, counted from 1."""
-        return self.kl_weight * min(1.0, step / self.kl_warmup_steps) if self.kl_warmup_steps else self.kl_weight
 
     def __call__(self, model: TextLatentDiffusion, batch: Batch, rng: Rng, totals: Totals) -> LossReport:
         q, states = model.read(batch.input_ids, batch.text_mask)
@@ -58,7 +55,7 @@ class VariationalObjective:
         with torch.no_grad():
             nats = kl.flatten(1).sum(dim=1)
             parts["kl"] = Ratio(float(nats.sum()), batch.size)
-            parts["kl_weight"] = Ratio(self.weight_at(rng.step) * batch.size, batch.size)
+            parts["kl_weight"] = Ratio(self.kl_weight.at(rng.step) * batch.size, batch.size)
             parts["bound"] = Ratio(parts["nelbo"].top + float(nats.sum()), batch.tokens)
             parts["posterior_std"] = Ratio(float((0.5 * q.log_variance).exp().flatten(1).mean(dim=1).sum()), batch.size)
         if self.geom_weight:
@@ -71,7 +68,7 @@ class VariationalObjective:
     def _divergence(self, model: TextLatentDiffusion, q: Posterior, z: Tensor, rng: Rng, totals: Totals) -> tuple[Tensor, Tensor]:
         """KL by dimension [B, L, D] as it is, and the loss: kl_weight in its value and towards q, prior_weight towards the prior."""
         assert model.prior is not None, "a posterior has its prior"
-        fit, pull = (self.prior_weight or 1.0) / totals.tokens, self.weight_at(rng.step) / totals.rows
+        fit, pull = (self.prior_weight or 1.0) / totals.tokens, self.kl_weight.at(rng.step) / totals.rows
         mean, log_variance, drawn = (_gradient_times(x, pull / fit) for x in (q.mean, q.log_variance, z))
         kl = model.prior.divergence(model, Posterior(mean, log_variance), drawn, rng)
         floored = kl.clamp_min(self.free_bits).sum() if self.free_bits else kl.sum()

@@ -87,7 +87,8 @@ def sized(config: Config, checkpoint: Path | None) -> tuple[Config, Pretrained |
 def begin(model: TextLatentDiffusion, weights: Pretrained, config: Config, tokenizer: Tokenizer, run: Path) -> AdoptionReport:
     """Let a fresh model adopt the weights; what became of each tensor is written to `run/pretrained.json`."""
     denoiser, chosen = model.denoiser, config.model
-    assert isinstance(denoiser, RWKVDenoiser) and isinstance(chosen, RWKV7Model)
+    assert isinstance(denoiser, RWKVDenoiser)
+    assert isinstance(chosen, RWKV7Model)
     report = adopt(denoiser, weights.rows(vocabulary_rows(tokenizer, weights)), backward=chosen.backward_init)
     write_json(run / REPORT, {**report.to_dict(), "files": _digests(weights)})
     return report
@@ -103,9 +104,16 @@ def adopted_weights(config: Config, tokenizer: Tokenizer, run: Path) -> Pretrain
     path = find()
     assert path is not None
     weights = read_pretrained(path)
-    if (run / REPORT).is_file() and json.loads((run / REPORT).read_bytes()).get("files") != _digests(weights):
+    if (run / REPORT).is_file() and _adopted_files(run / REPORT) != _digests(weights):
         raise InputError("CHANGED_FILE", path, "weights", "are not those that the run started from")
     return weights.rows(vocabulary_rows(tokenizer, weights))
+
+
+def _adopted_files(report: Path) -> object:
+    try:
+        return json.loads(report.read_bytes())["files"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise InputError("UNREADABLE", report, "files", f"is not a report of adopted weights ({problem!r})") from problem
 
 
 def _digests(weights: Pretrained) -> dict[str, str]:
@@ -130,7 +138,9 @@ def vocabulary_rows(tokenizer: Tokenizer, weights: Pretrained) -> Tensor | None:
     if (beside / IDENTITY).is_file():
         theirs = load_tokenizer(beside)
         if theirs.vocab_size > count:
-            raise InputError("TOKENIZER", where, "vocabulary", f"{count} token rows, and the tokenizer beside them has {theirs.vocab_size} ids")
+            raise InputError(
+                "TOKENIZER", where, "vocabulary", f"{count} token rows, and the tokenizer beside them has {theirs.vocab_size} ids"
+            )
         if theirs.identity()["sha256"] == tokenizer.identity()["sha256"]:
             return None if theirs.vocab_size == count else torch.arange(theirs.vocab_size)
         vocabulary = theirs.vocabulary if isinstance(theirs, VocabularyTokenizer) else None
@@ -139,10 +149,14 @@ def vocabulary_rows(tokenizer: Tokenizer, weights: Pretrained) -> Tensor | None:
             return None
         vocabulary = read_world_vocabulary()
     else:
-        message = f"{count} token rows are no RWKV World vocabulary: put the folder of their tokenizer (tokenizer_identity.json) beside them"
+        message = (
+            f"{count} token rows are no RWKV World vocabulary: put the folder of their tokenizer (tokenizer_identity.json) beside them"
+        )
         raise InputError("TOKENIZER", where, "vocabulary", message)
     if vocabulary is None or not isinstance(tokenizer, VocabularyTokenizer):
-        message = f"the data's tokenizer ({tokenizer.kind}) is not that of the weights: prepare the data with tokenizer=rwkv or rwkv_compact"
+        message = (
+            f"the data's tokenizer ({tokenizer.kind}) is not that of the weights: prepare the data with tokenizer=rwkv or rwkv_compact"
+        )
         raise InputError("TOKENIZER", where, "vocabulary", message)
     return _matched(tokenizer.vocabulary, vocabulary, tokenizer.eos_id, where)
 
@@ -153,6 +167,8 @@ def _matched(ours: Vocabulary, theirs: Vocabulary, end: int, where: Path) -> Ten
     for i, token in enumerate(ours.tokens):
         row = 0 if i == end else row_of.get(token)  # id 0 ends a text in every vocabulary of bytes
         if row is None:
-            raise InputError("TOKENIZER", where, f"id {i}", f"{token!r} is no token of the weights' vocabulary: prepare with tokenizer=rwkv")
+            raise InputError(
+                "TOKENIZER", where, f"id {i}", f"{token!r} is no token of the weights' vocabulary: prepare with tokenizer=rwkv"
+            )
         rows.append(row)
     return torch.tensor(rows)

@@ -52,7 +52,9 @@ def refuse_stages(config: Config, modes: set[str]) -> None:
     """Stage II needs its parts, and its parts need Stage II."""
     model, loss, stage, stage2 = config.model, config.loss, config.training.stage_schedule, STAGE2 in modes
     if stage is not None and (stage == STAGE2) != stage2:
-        raise InputError("CONFIG", "config", "training.stage_schedule", f"{stage} and loss.loss_type={loss.loss_type} disagree; give one of them")
+        raise InputError(
+            "CONFIG", "config", "training.stage_schedule", f"{stage} and loss.loss_type={loss.loss_type} disagree; give one of them"
+        )
     if stage2 == (model.latent_encoder_type == "none"):
         message = f"{STAGE2} learns q(z | y): use mlp, rwkv_pool or transformer" if stage2 else f"only {STAGE2} trains it; use none"
         raise InputError("CONFIG", "config", "model.latent_encoder_type", message)
@@ -84,6 +86,9 @@ def refuse_cycles(config: Config, modes: set[str]) -> None:
     if loss.cycle_latent_weight and loss.cycle_latent_t_max > latest:
         message = f"epsilon recovers z up to t = {latest:.4f}; take that or less, or v_param"
         raise InputError("CONFIG", "config", "loss.cycle_latent_t_max", message)
+    if loss.cycle_latent_weight and getattr(config.model, "block_context", "noisy") == "clean":
+        message = "its pseudo-text is one prediction, and block diffusion never predicts all blocks at once: use 0, or block_context=noisy"
+        raise InputError("CONFIG", "config", "loss.cycle_latent_weight", message)
     if loss.cycle_update == "decoder_only" and not loss.cycle_stop_grad_latent:
         message = "decoder_only holds the encoder still, and without the stop the gradient of z' moves it; set one of them"
         raise InputError("CONFIG", "config", "loss.cycle_stop_grad_latent", message)

@@ -66,7 +66,8 @@ def inspect_splits(
         on_progress=on_progress,
         **_expected(config, tokenizer),
     )
-    found.problems += _other_tokenizer(config, tokenizer, found.manifest)
+    if "VOCABULARY" not in found.kinds:  # which says the same
+        found.problems += _other_tokenizer(config, tokenizer, found.manifest)
     return found
 
 

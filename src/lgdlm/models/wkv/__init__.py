@@ -3,18 +3,26 @@
     y, state = wkv(r, log_w, k, v, a, b, state)             S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_t^T + v_t k_t^T
 
 `KERNELS` is the table: a kernel added there is checked against the float64 recurrence, in values and all gradients, by
-the tests that walk it.
+the tests that walk it. Each may be asked for anywhere; where it cannot run (`PRESENT`) it hands the call to the chunked form.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lgdlm.errors import InputError
 from lgdlm.models.wkv.chunked import LONGEST, wkv_chunked
+from lgdlm.models.wkv.fla import fla_present, wkv_fla
+from lgdlm.models.wkv.shared_library import library
+from lgdlm.models.wkv.native import wkv_native
 from lgdlm.models.wkv.recurrence import wkv_recurrence
+
+VARIABLE = "LGDLM_KERNEL"
 
 
 class Kernel(Protocol):
@@ -37,11 +45,31 @@ class Kernel(Protocol):
 
 
 KERNELS: dict[str, Kernel] = {
-    "recurrent": wkv_recurrence,
+    "recurrence": wkv_recurrence,
     "chunked": wkv_chunked,
+    "native": wkv_native,
+    "fla": wkv_fla,
 }
 CHOICES = ("auto", *KERNELS)
-__all__ = ["CHOICES", "KERNELS", "LONGEST", "Kernel", "wkv"]
+PRESENT: dict[str, Callable[[], bool]] = {"native": lambda: library() is not None, "fla": fla_present}
+AT_HOME = {"cpu": "native", "cuda": "fla"}  # the fastest kernel of a device
+__all__ = ["CHOICES", "KERNELS", "LONGEST", "VARIABLE", "Kernel", "chosen_kernel", "wkv"]
+
+
+def chosen_kernel(kernel: str = "auto", device: str = "cpu") -> str:
+    """The name in `KERNELS` that does the work: `auto` is what the variable LGDLM_KERNEL says, else the fastest there is.
+
+    Raises InputError where the variable names no kernel, ValueError where `kernel` does.
+    """
+    if kernel not in CHOICES:
+        raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(CHOICES)}")
+    if kernel == "auto":
+        kernel = os.environ.get(VARIABLE) or "auto"
+        if kernel not in CHOICES:
+            raise InputError("KERNEL", "environment", VARIABLE, f"{kernel!r} is no kernel: expected one of {', '.join(CHOICES)}")
+    if kernel == "auto":
+        kernel = AT_HOME.get(device, "chunked")
+    return kernel if kernel not in PRESENT or PRESENT[kernel]() else "chunked"
 
 
 def wkv(
@@ -60,11 +88,12 @@ def wkv(
 ) -> tuple[Tensor, Tensor | None]:
     """[B, N, G, K] each, state [B, G, K, K] or None, to (y [B, N, G, K], the state after the last token read).
 
-    `auto` takes the recurrence for a single token and the chunked form otherwise. The state is a long sum, so everything
-    here is at least float32 whatever the inputs are and whatever autocast says; y is returned in that dtype.
+    `kernel` as in `chosen_kernel`; what works in chunks of tokens leaves a single token to the recurrence. The state is a long
+    sum, so everything here is at least float32 whatever the inputs are and whatever autocast says; y is returned in that dtype.
     """
-    if kernel == "auto":
-        kernel = "recurrent" if r.shape[1] == 1 else "chunked"
+    kernel = chosen_kernel(kernel, r.device.type)
+    if kernel == "chunked" and r.shape[1] == 1:
+        kernel = "recurrence"
     dtype = torch.promote_types(r.dtype, torch.float32)
     r, log_w, k, v, a, b = (x.to(dtype) for x in (r, log_w, k, v, a, b))
     state = None if state is None else state.to(dtype)

@@ -71,7 +71,7 @@ int64_t lgdlm_widest() { return WIDEST; }
 // Bytes of the records of all pieces.
 int64_t lgdlm_record_bytes(const Shape* shape) {
     int64_t bytes = 0;
-    for_width(shape->size, [&](auto width) { bytes = sizeof(Record<width()>) * shape->reading(0).tiles() * shape->pieces(); });
+    for_width(shape->size, [&](auto width) { bytes = sizeof(Record<decltype(width)::value>) * shape->reading(0).tiles() * shape->pieces(); });
     return bytes;
 }
 
@@ -79,7 +79,7 @@ void lgdlm_wkv_forward(const Shape* shape, const Signals* arrays, const Memory* 
     for_width(shape->size, [&](auto width) {
         each(shape->pieces(), shape->threads, [&](int64_t piece) {
             SignalSource source(*arrays, *shape, piece);
-            forward_row<width()>(source, *shape, piece, *memory);
+            forward_row<decltype(width)::value>(source, *shape, piece, *memory);
         });
     });
 }
@@ -88,12 +88,11 @@ void lgdlm_wkv_backward(const Shape* shape, const Signals* arrays, const Memory*
     for_width(shape->size, [&](auto width) {
         each(shape->pieces(), shape->threads, [&](int64_t piece) {
             SignalSource source(*arrays, *shape, piece);
-            backward_row<width()>(source, *shape, piece, *memory);
+            backward_row<decltype(width)::value>(source, *shape, piece, *memory);
         });
     });
 }
 }
 
+#include "shift.hpp"
 #include "time_mix.hpp"
-
-#include "passes.hpp"

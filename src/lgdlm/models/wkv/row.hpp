@@ -77,11 +77,17 @@ template <int K, class Source> static void forward_row(Source& source, const Sha
     write_state<K>(by_rows, piece, int(shape.size), memory.after);
 }
 
+// Room for the states of a tile, of each thread its own.
+template <int K> static float* states_of_a_tile() {
+    alignas(64) static thread_local float states[(TOKENS + 1) * STATE<K>];
+    return states;
+}
+
 // Here `memory.before` is the gradient of the final state and `memory.after` that of the first one.
 template <int K, class Source> static void backward_row(Source& source, const Shape& shape, int64_t piece, const Memory& memory) {
     const Reading reading = shape.reading(piece);
     const Record<K>* records = static_cast<const Record<K>*>(memory.records) + piece * reading.tiles();
-    alignas(64) static thread_local float states[(TOKENS + 1) * STATE<K>];
+    float* states = states_of_a_tile<K>();
     alignas(64) float D[K * K], dy[TOKENS][K] = {};
     Tile<K> x = {}, d;
     read_state<K>(memory.before, piece, int(shape.size), D);

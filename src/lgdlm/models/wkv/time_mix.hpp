@@ -9,8 +9,6 @@
 
 #pragma once
 
-#include <cmath>
-
 #include "row.hpp"
 
 // Arrays [rows, length, heads, size] of float or bf16. gate and v_first are null in the first layer; `real`, one byte a
@@ -49,30 +47,31 @@ template <int K, class Number> class MixSource : MixArrays {
 
     void load(int tile, Tile<K>& x) {
         for (int t = 0; t < reading.count(tile); t++) {
+            const int64_t at = reading.at(tile, t);
             const Lanes here = real_at(tile, t);
             Lanes square = {};
             for (int c = 0; c < K; c += WIDTH) {
-                const Lanes key = get(k, tile, t, c) * param(K_K, c);
+                const Lanes key = get(k, at, c) * param(K_K, c);
                 square += key * key;
                 store(kk[t] + c, key);
             }
             norm[t] = std::sqrt(sum(square));
             const Lanes shrink = splat(1 / std::max(norm[t], LEAST_NORM));
             for (int c = 0; c < K; c += WIDTH) {
-                const Lanes s = sigmoid(param(W0, c) + get(w, tile, t, c)), rate = sigmoid(param(A0, c) + get(a, tile, t, c));
+                const Lanes s = sigmoid(param(W0, c) + get(w, at, c)), rate = sigmoid(param(A0, c) + get(a, at, c));
                 const Lanes n = ::load(kk[t] + c) * shrink;
                 store(decay[t] + c, s);
                 store(q[t] + c, rate);
                 store(kk[t] + c, n);
-                store(x.r[t] + c, get(r, tile, t, c));
+                store(x.r[t] + c, get(r, at, c));
                 store(x.w[t] + c, exp(s * here * -MOST_DECAY));
-                store(x.k[t] + c, get(k, tile, t, c) * (1.0f + (rate - 1.0f) * param(K_A, c)) * here);
+                store(x.k[t] + c, get(k, at, c) * (1.0f + (rate - 1.0f) * param(K_A, c)) * here);
                 store(x.a[t] + c, -n * here);
                 store(x.b[t] + c, n * rate * here);
-                Lanes value = get(v, tile, t, c);
+                Lanes value = get(v, at, c);
                 if (gate) {
-                    const Lanes part = sigmoid(param(V0, c) + get(gate, tile, t, c));
-                    value += (get(v_first, tile, t, c) - value) * part;
+                    const Lanes part = sigmoid(param(V0, c) + get(gate, at, c));
+                    value += (get(v_first, at, c) - value) * part;
                     store(share[t] + c, part);
                 }
                 store(x.v[t] + c, value);
@@ -82,24 +81,26 @@ template <int K, class Number> class MixSource : MixArrays {
 
     void answer(int tile, const Tile<K>& x, const float (*y)[K]) {
         for (int t = 0; t < reading.count(tile); t++) {
-            const Moments of = moments(y[t]);
+            const int64_t at = reading.at(tile, t);
+            const Moments of = Moments::of(y[t], size, NORM_EPS);
             const Lanes bonus_t = splat(bonus_of(x, t));
             for (int c = 0; c < K; c += WIDTH) {
-                const Lanes z = of.normalised(y[t] + c) * param(WEIGHT, c) + param(BIAS, c) + bonus_t * ::load(x.v[t] + c);
-                put(out, tile, t, c, z * get(g, tile, t, c));
+                const Lanes z = of.normal(::load(y[t] + c)) * param(WEIGHT, c) + param(BIAS, c) + bonus_t * ::load(x.v[t] + c);
+                put(out, at, c, z * get(g, at, c));
             }
         }
     }
 
     void gradient(int tile, const Tile<K>& x, const float (*y)[K], float (*dy)[K]) {
         for (int t = 0; t < reading.count(tile); t++) {
-            const Moments of = moments(y[t]);
+            const int64_t at = reading.at(tile, t);
+            const Moments of = Moments::of(y[t], size, NORM_EPS);
             bonus[t] = bonus_of(x, t);
             Lanes d_bonus_t = {}, mean = {}, along = {};
             for (int c = 0; c < K; c += WIDTH) {
-                const Lanes normal = of.normalised(y[t] + c), value = ::load(x.v[t] + c), d = get(d_out, tile, t, c);
-                const Lanes z = normal * param(WEIGHT, c) + param(BIAS, c) + bonus[t] * value, d_z = d * get(g, tile, t, c);
-                put(dg, tile, t, c, d * z);
+                const Lanes normal = of.normal(::load(y[t] + c)), value = ::load(x.v[t] + c), d = get(d_out, at, c);
+                const Lanes z = normal * param(WEIGHT, c) + param(BIAS, c) + bonus[t] * value, d_z = d * get(g, at, c);
+                put(dg, at, c, d * z);
                 store(dz[t] + c, d_z);
                 learn(WEIGHT, c, d_z * normal);
                 learn(BIAS, c, d_z);
@@ -111,13 +112,14 @@ template <int K, class Number> class MixSource : MixArrays {
             const Lanes d_mean = splat(sum(mean) / size), d_along = splat(sum(along) / size);
             for (int c = 0; c < K; c += WIDTH) {
                 const Lanes d_normal = ::load(dz[t] + c) * param(WEIGHT, c);
-                store(dy[t] + c, first(of.scale * (d_normal - d_mean - of.normalised(y[t] + c) * d_along), size - c));
+                store(dy[t] + c, first(of.scale * (d_normal - d_mean - of.normal(::load(y[t] + c)) * d_along), size - c));
             }
         }
     }
 
     void spread(int tile, const Tile<K>& x, const Tile<K>& d) {
         for (int t = 0; t < reading.count(tile); t++) {
+            const int64_t at = reading.at(tile, t);
             const Lanes here = real_at(tile, t), d_bonus_t = splat(d_bonus[t]);
             alignas(64) float d_kk[K];
             Lanes along = {};
@@ -128,33 +130,33 @@ template <int K, class Number> class MixSource : MixArrays {
             }
             const Lanes dot = splat(norm[t] > LEAST_NORM ? sum(along) : 0), shrink = splat(1 / std::max(norm[t], LEAST_NORM));
             for (int c = 0; c < K; c += WIDTH) {
-                const Lanes key = get(k, tile, t, c), rate = ::load(q[t] + c), s = ::load(decay[t] + c), n = ::load(kk[t] + c);
+                const Lanes key = get(k, at, c), rate = ::load(q[t] + c), s = ::load(decay[t] + c), n = ::load(kk[t] + c);
                 const Lanes R = ::load(x.r[t] + c), k_x = ::load(x.k[t] + c);
-                put(dr, tile, t, c, ::load(d.r[t] + c) + d_bonus_t * k_x * param(R_K, c));
+                put(dr, at, c, ::load(d.r[t] + c) + d_bonus_t * k_x * param(R_K, c));
                 learn(R_K, c, d_bonus_t * R * k_x);
 
                 const Lanes dk_x = (::load(d.k[t] + c) + d_bonus_t * R * param(R_K, c)) * here;
                 const Lanes d_key = (::load(d_kk + c) - n * dot) * shrink;
-                put(dk, tile, t, c, dk_x * (1.0f + (rate - 1.0f) * param(K_A, c)) + d_key * param(K_K, c));
+                put(dk, at, c, dk_x * (1.0f + (rate - 1.0f) * param(K_A, c)) + d_key * param(K_K, c));
                 learn(K_K, c, d_key * key);
                 learn(K_A, c, dk_x * key * (rate - 1.0f));
 
                 const Lanes d_rate = (::load(d.b[t] + c) * n * here + dk_x * key * param(K_A, c)) * rate * (1.0f - rate);
-                put(da, tile, t, c, d_rate);
+                put(da, at, c, d_rate);
                 learn(A0, c, d_rate);
                 const Lanes d_decay = ::load(d.w[t] + c) * here * -MOST_DECAY * s * (1.0f - s);
-                put(dw, tile, t, c, d_decay);
+                put(dw, at, c, d_decay);
                 learn(W0, c, d_decay);
 
                 const Lanes d_value = ::load(d.v[t] + c) + ::load(dz[t] + c) * bonus[t];
                 if (!gate) {
-                    put(dv, tile, t, c, d_value);
+                    put(dv, at, c, d_value);
                     continue;
                 }
-                const Lanes part = ::load(share[t] + c), d_part = d_value * (get(v_first, tile, t, c) - get(v, tile, t, c)) * part * (1.0f - part);
-                put(dv, tile, t, c, d_value * (1.0f - part));
-                put(d_v_first, tile, t, c, d_value * part);
-                put(d_gate, tile, t, c, d_part);
+                const Lanes part = ::load(share[t] + c), d_part = d_value * (get(v_first, at, c) - get(v, at, c)) * part * (1.0f - part);
+                put(dv, at, c, d_value * (1.0f - part));
+                put(d_v_first, at, c, d_value * part);
+                put(d_gate, at, c, d_part);
                 learn(V0, c, d_part);
             }
         }
@@ -172,33 +174,14 @@ template <int K, class Number> class MixSource : MixArrays {
     }
 
   private:
-    // Of one head's answer, for its norm.
-    struct Moments {
-        Lanes mean, scale;
-        Lanes normalised(const float* y) const { return (::load(y) - mean) * scale; }
-    };
-
-    Moments moments(const float* y) const {
-        Lanes total = {}, square = {};
-        for (int c = 0; c < K; c += WIDTH) total += ::load(y + c);
-        const Lanes mean = splat(sum(total) / size);
-        for (int c = 0; c < K; c += WIDTH) {
-            const Lanes off = first(::load(y + c) - mean, size - c);
-            square += off * off;
-        }
-        return {mean, splat(1 / std::sqrt(sum(square) / size + NORM_EPS))};
-    }
-
     float bonus_of(const Tile<K>& x, int t) const {
         Lanes total = {};
         for (int c = 0; c < K; c += WIDTH) total += ::load(x.r[t] + c) * ::load(x.k[t] + c) * param(R_K, c);
         return sum(total);
     }
 
-    Lanes get(const void* from, int tile, int t, int c) const {
-        return ::load(static_cast<const Number*>(from) + reading.at(tile, t) + c, size - c);
-    }
-    void put(void* to, int tile, int t, int c, Lanes x) const { store(static_cast<Number*>(to) + reading.at(tile, t) + c, x, size - c); }
+    Lanes get(const void* from, int64_t at, int c) const { return ::load(static_cast<const Number*>(from) + at + c, size - c); }
+    void put(void* to, int64_t at, int c, Lanes x) const { store(static_cast<Number*>(to) + at + c, x, size - c); }
     Lanes param(Parameter i, int c) const { return ::load(p[i] + c); }
     void learn(Parameter i, int c, Lanes x) { store(dp[i] + c, ::load(dp[i] + c) + x); }
     Lanes real_at(int tile, int t) const { return splat(real ? float(real[first_token + reading.token(tile, t)]) : 1.0f); }
@@ -209,8 +192,8 @@ extern "C" {
 void lgdlm_mix_forward(const Shape* shape, const MixArrays* arrays, const Memory* memory, int half) {
     for_width(shape->size, [&](auto width) {
         each(shape->pieces(), shape->threads, [&](int64_t piece) {
-            auto run = [&](auto source) { forward_row<width()>(source, *shape, piece, *memory); };
-            half ? run(MixSource<width(), bf16>(*arrays, *shape, piece)) : run(MixSource<width(), float>(*arrays, *shape, piece));
+            auto run = [&](auto source) { forward_row<decltype(width)::value>(source, *shape, piece, *memory); };
+            half ? run(MixSource<decltype(width)::value, bf16>(*arrays, *shape, piece)) : run(MixSource<decltype(width)::value, float>(*arrays, *shape, piece));
         });
     });
 }
@@ -218,8 +201,8 @@ void lgdlm_mix_forward(const Shape* shape, const MixArrays* arrays, const Memory
 void lgdlm_mix_backward(const Shape* shape, const MixArrays* arrays, const Memory* memory, int half) {
     for_width(shape->size, [&](auto width) {
         each(shape->pieces(), shape->threads, [&](int64_t piece) {
-            auto run = [&](auto source) { backward_row<width()>(source, *shape, piece, *memory); };
-            half ? run(MixSource<width(), bf16>(*arrays, *shape, piece)) : run(MixSource<width(), float>(*arrays, *shape, piece));
+            auto run = [&](auto source) { backward_row<decltype(width)::value>(source, *shape, piece, *memory); };
+            half ? run(MixSource<decltype(width)::value, bf16>(*arrays, *shape, piece)) : run(MixSource<decltype(width)::value, float>(*arrays, *shape, piece));
         });
     });
 }

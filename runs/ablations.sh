@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Every ablation matrix (MATRICES) at one scale (SCALE, default small), each to its page in docs/ablations; goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lgdlm=.venv/bin/lgdlm
+for matrix in ${MATRICES:-fusion conditioning blocks denoisers}; do
+    $lgdlm ablate "$matrix" scale="${SCALE:-small}" docs="docs/ablations/$matrix.md" "$@"
+done

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Cycle consistency on the demo's data: decoder and encoder in every step, each judged by the other.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lgdlm=.venv/bin/lgdlm
+$lgdlm prepare --config-name cycle
+$lgdlm train --config-name cycle "$@"
+$lgdlm evaluate outputs/cycle --config-name cycle
+$lgdlm report outputs/cycle

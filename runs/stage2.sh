@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Stage II on the demo's data: its own latents behind the demo's Stage I (trained first where outputs/demo is not there), measured with
+# its own latents, then with the data's, as Stage I was before it; and texts from its prior.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lgdlm=.venv/bin/lgdlm
+stage1=${STAGE1:-outputs/demo}
+$lgdlm prepare --config-name demo
+[ -e "$stage1/latest" ] || $lgdlm train --config-name demo
+$lgdlm evaluate "$stage1" out=outputs/stage1_before.json
+$lgdlm train --config-name stage2 "model.checkpoint_path=$stage1" "$@"
+$lgdlm evaluate outputs/stage2
+$lgdlm evaluate outputs/stage2 data.latent_dir=data/demo out=outputs/stage1_after.json
+$lgdlm sample outputs/stage2 mode=prior num_samples=8 temperature=0.8
+$lgdlm report outputs/stage2

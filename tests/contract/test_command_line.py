@@ -1,0 +1,115 @@
+"""What operators rely on, from outside: signals, the lock, places that cannot be written, closed streams, help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from contract.harness import Adapter, Outcome, called, jsonl
+from contract.sound import World
+from contract.test_adapter import wait_for_step
+
+from lgdlm.cli.commands import COMMANDS
+
+LONG = {"steps": 1_000_000, "save_every": 1_000_000}
+
+
+def test_a_signal_saves_the_step_and_a_lock_keeps_others_out(adapter: Adapter, pristine: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = adapter.start("resume", tmp_path, run=run, **{**pristine.values, **LONG})
+        steps = 0 if number == signal.SIGTERM else len(jsonl(run / "training_log.jsonl"))
+        wait_for_step(run, steps + 5)
+        second = adapter.call("resume", tmp_path, run=run, **{**pristine.values, **LONG}).ended(4)
+        assert f"{run.name}/lock" in second.line
+        assert str(process.pid) in second.line
+        process.send_signal(number)
+        outcome = Outcome(process.wait(60), *process.communicate())
+        assert outcome.ended(code).err.splitlines()[-1].startswith("stopped by ")
+        log = [line["step"] for line in jsonl(run / "training_log.jsonl")]
+        assert log == list(range(1, len(log) + 1))
+        assert (run / "latest").read_text() == f"step_{log[-1]:08d}"
+        told = jsonl(run / "events.jsonl")[-1]
+        assert (told["event"], told["signal"], told["step"]) == ("signal_received", number, log[-1])
+        adapter.call("verify", tmp_path, checkpoint=run / f"step_{log[-1]:08d}").ended(0)
+
+
+def test_a_stale_lock_does_not_block(adapter: Adapter, pristine: World, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/lock").write_text('{"pid": 1, "host": "elsewhere"}')
+    adapter.call("train", tmp_path, run=tmp_path / "run", **pristine.values).ended(0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_outside_the_loop_ends_at_once(
+    adapter: Adapter, pristine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """While data are read or samples drawn there is no step to save."""
+    module = ModuleType("lgdlm.cli.check")
+    module.run = lambda config: os.kill(os.getpid(), number)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lgdlm.cli.check", module)
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = adapter.call("check", tmp_path, **pristine.values)
+    assert (outcome.code, outcome.err) == (code, "")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file"
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "sample-l2t", "sample-t2l", "eval"])
+def test_a_place_that_cannot_be_written_is_5(adapter: Adapter, pristine: World, trained: Path, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "text": "a cat"}\n')
+    place = below_a_file(tmp_path) / "inside"
+    given = {"text": tmp_path / "t.jsonl", "prompts": tmp_path / "t.jsonl", "latents": pristine.latent_dir / "latents/validation"}
+    outcome = adapter.call(verb, tmp_path, run=place, out=place, checkpoint=trained / "step_00000004", **given, **pristine.values).ended(5)
+    assert "file" in outcome.line
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("verb", ["verify", "sample-l2t", "sample-t2l", "eval"])
+def test_a_checkpoint_that_is_not_there_is_3(adapter: Adapter, pristine: World, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "text": "a cat"}\n')
+    given = {"prompts": tmp_path / "t.jsonl", "latents": pristine.latent_dir, "out": tmp_path / "out", **pristine.values}
+    for place in (tmp_path / "nowhere", tmp_path / "t.jsonl", tmp_path):
+        assert str(place) in adapter.call(verb, tmp_path, checkpoint=place, **given).ended(3).line
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["y" * 200] * 30)])
+def test_a_name_that_no_disk_can_have_is_2(adapter: Adapter, pristine: World, tmp_path: Path, name: str) -> None:
+    adapter.call("train", tmp_path, run=tmp_path / name, **pristine.values).ended(2)
+
+
+def test_streams_may_be_closed(adapter: Adapter, world: World, tmp_path: Path) -> None:
+    """Neither an absent stdin nor a reader that left changes what is found."""
+    world.edit(text="")
+    words = adapter.words("check", **world.values)
+    options = {"cwd": tmp_path, "env": adapter.environment(tmp_path / "home"), "stderr": subprocess.PIPE, "text": True, "timeout": 120}
+    closed = subprocess.run(words, preexec_fn=lambda: (os.close(0), os.close(1)), **options)  # type: ignore[call-overload]
+    assert Outcome(closed.returncode, "", closed.stderr).ended(2).kind == "EMPTY_TEXT"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, tmp_path: Path) -> None:
+    for words in ([name, "--help"], ["--help", name]):
+        outcome = called(words, tmp_path)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert name in outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_quiet_is_quiet(adapter: Adapter, pristine: World, trained: Path, tmp_path: Path) -> None:
+    words = adapter.words(
+        "sample-l2t", checkpoint=trained / "step_00000004", latents=pristine.latent_dir / "latents/validation", out=tmp_path / "o"
+    )
+    done = subprocess.run(
+        [*words, "--quiet"], cwd=tmp_path, env=adapter.environment(tmp_path / "home"), capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
