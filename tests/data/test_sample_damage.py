@@ -109,7 +109,7 @@ CASES: dict[str, tuple[Callable[[tuple[Path, Path]], object], str]] = {
     "empty text": (lambda f: edit(f, 3, text=" \n"), "EMPTY_TEXT"),
     "no text": (lambda f: edit(f, 3, text=...), "BAD_ENTRY"),
     "no latent_path": (lambda f: edit(f, 3, latent_path=...), "BAD_ENTRY"),
-    "half a surrogate": (lambda f: surrogate(f), "BAD_UTF8"),
+    "half a surrogate": (lambda f: surrogate(f), "BAD_TEXT"),
     "duplicate id": (lambda f: edit(f, 3, id="train_002"), "DUPLICATE_ID"),
     "the same files twice": (lambda f: edit(f, 3, id="other", latent_path="latents/train/train_002.npy"), "DUPLICATE_STEM"),
     "path upwards": (lambda f: edit(f, 3, latent_path="latents/../../train_003.npy"), "OUTSIDE"),
