@@ -119,7 +119,7 @@ def compare_steps(rounds: int) -> None:
     ratios = []
     for N, goal in zip(LENGTHS, (1.25, 0.9, 0.3), strict=True):
         runs = {"rwkv": stepper(rwkv, TOKENS // N, N, True), "transformer": stepper(transformer, TOKENS // N, N, True)}
-        best = fastest(runs, max(1, rounds - (N == LENGTHS[-1])))
+        best = fastest(runs, max(1, rounds - (LENGTHS[-1] == N)))
         ratios.append(best["rwkv"] / best["transformer"])
         print(f"{N:>16}{1e3 * best['rwkv']:>9.0f} ms{1e3 * best['transformer']:>11.0f} ms{ratios[-1]:>8.2f}x   {goal}x")
     print(f"lines cross at about {crossing(ratios)} tokens")
@@ -259,7 +259,8 @@ def against_rwkv(width: int = 512, n_blocks: int = 6, N: int = 512, vocab_size: 
         best = fastest(runs, 3)
         difference = float((runs["ours"]()[0] - runs["theirs"]()).abs().max())
     print(f"\nforward of one text, float32, N={N}, {parameters(ours) / 1e6:.1f}M parameters: {1e3 * best['ours']:.0f} ms")
-    print(f"  against rwkv {1e3 * best['theirs']:.0f} ms: {best['theirs'] / best['ours']:.1f}x faster (goal 4x); logits differ by {difference:.0e}")
+    ratio = best["theirs"] / best["ours"]
+    print(f"  against rwkv {1e3 * best['theirs']:.0f} ms: {ratio:.1f}x faster (goal 4x); logits differ by {difference:.0e}")
 
 
 def main() -> None:
@@ -268,7 +269,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["step", "share", "mfu", "exponent", "packages"])
     arguments = parser.parse_args()
     began = time.perf_counter()
-    print(f"{torch.get_num_threads()} thread(s), kernel {chosen_kernel()}, bf16 {'pays' if bf16_pays() else 'does not pay'} on this processor")
+    print(
+        f"{torch.get_num_threads()} thread(s), kernel {chosen_kernel()}, bf16 {'pays' if bf16_pays() else 'does not pay'} on this processor"
+    )
     parts: dict[str, Callable[[], None]] = {
         "step": lambda: compare_steps(arguments.rounds),
         "share": lambda: share_of_products(arguments.rounds),

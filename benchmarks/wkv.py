@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lgdlm.models.wkv import KERNELS
+from lgdlm.models.wkv import KERNELS, chosen_kernel
 
 HEAD = 64
 PEER = "rwkv7-hf"
+GOALS = {"chunked": "goal 15x", "native": "goal 80x"}
 LEAST_LOG_DECAY = -0.6065306597
 Operation = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -122,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     B, N, G = arguments.batch, arguments.length, arguments.width // HEAD
 
-    ours = {name: kernel for name, kernel in KERNELS.items() if name != "recurrence"}
+    ours = {name: kernel for name, kernel in KERNELS.items() if name != "recurrence" and chosen_kernel(name) == name}
     operations: dict[str, Operation] = {"plain recurrence": plain_recurrence, **ours}
     hf = rwkv7_hf()
     if hf is not None:
@@ -132,7 +133,7 @@ def main() -> None:
     print(f"B={B} N={N} width={G * HEAD} head={HEAD} float32, {torch.get_num_threads()} thread(s), minimum of {arguments.rounds} rounds\n")
     print(f"{'':18}{'forward':>12}{'ratio':>8}{'fwd+bwd':>12}{'ratio':>8}")
     for name, (one, both) in times.items():
-        print(f"{name:18}{1e3 * one:>9.0f} ms{base[0] / one:>7.1f}x{1e3 * both:>9.0f} ms{base[1] / both:>7.1f}x")
+        print(f"{name:18}{1e3 * one:>9.0f} ms{base[0] / one:>7.1f}x{1e3 * both:>9.0f} ms{base[1] / both:>7.1f}x   {GOALS.get(name, '')}")
 
     print(f"\n{'float32 error against the float64 recurrence':58}{'values':>10}{'gradients':>12}")
     for name, operation in ours.items():

@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lgdlm=.venv/bin/lgdlm
-for matrix in ${MATRICES:-fusion conditioning blocks denoisers}; do
+for matrix in ${MATRICES:-fusion conditioning blocks denoisers cycle stage2}; do
     $lgdlm ablate "$matrix" scale="${SCALE:-small}" docs="docs/ablations/$matrix.md" "$@"
 done

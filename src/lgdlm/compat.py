@@ -134,7 +134,11 @@ def _weights(name: str, value: Any) -> Any:
         if len(value) != len(MODES):
             raise InputError("CONFIG", "command-line", name, f"{len(MODES)} weights are expected ({', '.join(MODES)}), got {len(value)}")
         value = dict(zip(MODES, value, strict=True))
-    return dict.fromkeys(all_keys()[name].default, 0.0) | {MODE_NAMES.get(k, k): v for k, v in value.items()} if isinstance(value, dict) else value
+    return (
+        dict.fromkeys(all_keys()[name].default, 0.0) | {MODE_NAMES.get(k, k): v for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _disagree(old: str, value: Any, new: str, other: Any, where: object) -> InputError:

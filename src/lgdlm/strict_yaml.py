@@ -43,8 +43,9 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """The mapping that `text` holds, an empty one where it holds nothing; `where` names its file. Raises InputError (CONFIG)."""
     import yaml
 
-    loader = _loader()(text)
+    loader = None
     try:
+        loader = _loader()(text)
         node = loader.get_single_node()
         values = {} if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as problem:
@@ -56,7 +57,8 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     except RecursionError:
         raise InputError("CONFIG", where, "yaml", "is nested too deeply") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(values, Mapping):
         raise InputError("CONFIG", where, "yaml", f"a mapping of groups is expected, got {type(values).__name__}")
     return {str(name): value for name, value in values.items()}
@@ -77,8 +79,8 @@ def _loader() -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             names = [key.value for key, _ in node.value]
-            for key, _ in node.value:
-                if names.count(key.value) > 1:
+            for i, (key, _) in enumerate(node.value):
+                if key.value in names[:i]:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"{str(key.value)[:40]!r} stands twice in one mapping", key.start_mark
                     )

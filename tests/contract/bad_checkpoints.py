@@ -53,7 +53,19 @@ def cuts(checkpoint: Path) -> Iterator[tuple[str, int]]:
     """(file, bytes that are left): many lengths of every file, the ends of its header among them."""
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         size = path.stat().st_size
-        lengths = {0, 1, 7, 8, 9, 64, size // 3, size // 2, size - 8, size - 2, size - 1}
+        lengths = {
+            0,
+            1,
+            7,
+            8,
+            9,
+            64,
+            size // 3,
+            size // 2,
+            size - 8,
+            size - 2,
+            *([] if path.suffix == ".json" else [size - 1]),
+        }  # JSON ends in a line feed
         if path.suffix == ".safetensors":
             header = int.from_bytes(path.read_bytes()[:8], "little")
             lengths |= {8 + header - 1, 8 + header, 8 + header + 1}
@@ -169,7 +181,7 @@ def resealed(damage: Callable[[Path], object]) -> Callable[[Path], None]:
 MEAN, MASK = "latent_mean", "denoiser.embedding.mask"
 M, C, S = "model.safetensors", "config.yaml", "state.json"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9))
-GREEDY = {"hidden_size": 1 << 20, "n_blocks": 2}
+GREEDY = {"hidden_size": 1 << 20}
 
 CHECKPOINTS: dict[str, Fixture] = {
     **{f"{name} missing": Fixture(replaced(name, lambda path: None), name) for name in FILES},
@@ -178,7 +190,7 @@ CHECKPOINTS: dict[str, Fixture] = {
     **{f"{name} is a FIFO": Fixture(replaced(name, os.mkfifo), name) for name in FILES},
     **{f"{name} is a device": Fixture(replaced(name, lambda p: p.symlink_to("/dev/zero")), name) for name in FILES},
     **{f"{name} is longer": Fixture(rewritten(name, lambda data: data + b"\n"), name) for name in FILES if name != "manifest.json"},
-    "weights and averages changed places": Fixture(swapped(M, "ema.safetensors"), M),
+    "weights and averages changed places": Fixture(swapped(M, "ema.safetensors"), "ema.safetensors"),
     "averages and moments changed places": Fixture(swapped("ema.safetensors", "optimizer.safetensors"), "ema.safetensors"),
     "state and configuration changed places": Fixture(swapped(S, C), C),
     "the tokenizer lost": Fixture(lambda c: (c / "tokenizer/vocabulary.json").unlink(), "vocabulary.json"),
@@ -215,7 +227,6 @@ CHECKPOINTS: dict[str, Fixture] = {
     "integers for weights": Fixture(tensors(lambda t: t.update({MASK: t[MASK].long()})), MASK),
     "NaN in the weights": Fixture(tensors(lambda t: t[MASK].fill_(float("nan"))), MASK),
     "infinity in the averages": Fixture(tensors(lambda t: t[MASK].fill_(float("inf")), "ema.safetensors"), MASK),
-    "an average less": Fixture(tensors(lambda t: t.pop(MASK), "ema.safetensors"), "ema.safetensors"),
     "no statistics": Fixture(tensors(lambda t: t.pop(MEAN)), MEAN),
     "statistics of another width": Fixture(tensors(lambda t: t.update({MEAN: torch.zeros(5)})), C),
     "a pickle for weights": Fixture(lie(M, lambda d: b"\x80\x04N."), M),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from contract.harness import Adapter
 from contract.sound import World, sound_world
 from omegaconf import DictConfig
 
 from lgdlm.cli.compose import shipped_configs
 
+ROOM = 3 << 30  # bytes that all tests together may add to what is mapped
 PATIENCE = 120  # seconds after which a test counts as hung: a FIFO that was opened, a bomb that went off
 
 
@@ -31,6 +34,21 @@ def patience() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def room() -> Iterator[None]:
+    """What takes memory without end fails with MemoryError, long before the machine feels it."""
+    mapped = Path("/proc/self/statm")
+    if not mapped.exists():  # only Linux says how much is mapped
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    torch.zeros(1)  # what torch reserves is reserved by now
+    used = int(mapped.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -86,10 +86,9 @@ def one_checkpoint(run: Path) -> Path:
     return run / NEWEST
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.nightly)])
-def test_every_flipped_bit_is_found(run: Path, count: int) -> None:
+def test_500_flipped_bits_are_found(run: Path) -> None:
     checkpoint = one_checkpoint(run)
-    for file, bit in flips(checkpoint, count, seed=count):
+    for file, bit in flips(checkpoint, 500, seed=0):
         data = bytearray((checkpoint / file).read_bytes())
         data[bit // 8] ^= 1 << bit % 8
         refused(checkpoint, file, bytes(data))

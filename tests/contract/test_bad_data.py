@@ -21,7 +21,7 @@ FIXTURES: dict[str, Fixture] = {
     for noun, table in (("latent", LATENTS), ("text", TEXTS), ("id", IDS), ("path", PATHS), ("list", LISTS), ("tokens", TOKENS))
     for name, fixture in table.items()
 }
-MEMORY = 96 << 20  # what a refusal may take: several copies of a text of 10 MB, and nothing of 32 GiB
+MEMORY = 160 << 20  # what a refusal may take: several copies of a line of 64 MB, and nothing of 32 GiB
 
 
 @contextmanager

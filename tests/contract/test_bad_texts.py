@@ -29,7 +29,7 @@ JSONL: dict[str, tuple[bytes, str, str]] = {
     "a zero character": (line("a\\u0000b"), "BAD_TEXT", ".jsonl:2"),
     "half a surrogate": (line("\\ud800"), "BAD_TEXT", ".jsonl:2"),
     "a surrogate in bytes": (line("\ud800"), "BAD_UTF8", "offset"),
-    "Latin-1": (line("x").replace(b"x", b"\xe9"), "BAD_UTF8", f"offset {len(GOOD) + 21}"),
+    "Latin-1": (line("MARK").replace(b"MARK", b"\xe9"), "BAD_UTF8", f"offset {len(GOOD) + 21}"),
     "10 MB in one line": (line("word " * 2_000_000), "TEXT_SIZE", ".jsonl:2"),
     "70 MB in one line": (GOOD.encode() + b'{"text": "' + b"w" * 70_000_000, "TOO_LARGE", ".jsonl:2"),
     "a number for a text": (GOOD.encode() + b'{"text": 1}', "WRONG_TYPE", ".jsonl:2"),

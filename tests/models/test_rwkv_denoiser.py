@@ -162,7 +162,8 @@ def test_a_prefix_that_comes_first_is_refused_with_the_reason(causality: str) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [
+    ("options", "message"),
+    [
         ({"causality": "sideways"}, "bidirectional, causal"),
         ({"hidden_size": 33}, "multiple of head_size"),
         ({"block_context": "dusty"}, "noisy, clean"),

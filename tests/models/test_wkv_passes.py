@@ -15,8 +15,8 @@ from torch import Tensor
 from lgdlm.models.rwkv7 import RWKV7
 from lgdlm.models.time_mix import Signals, TimeMix
 from lgdlm.models.wkv import passes
-from lgdlm.models.wkv.shared_library import library
 from lgdlm.models.wkv.mix import can_mix
+from lgdlm.models.wkv.shared_library import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C++ compiler")
 
@@ -39,8 +39,9 @@ def same(compiled: Callable[..., Any], plain: Callable[..., Any], tensors: list[
         answers = [x for x in (answer if isinstance(answer, tuple) else (answer,)) if x is not None]
         score = sum((x.double() * normal(*x.shape, seed=9).double()).sum() for x in answers)
         results.append([*answers, *torch.autograd.grad(score, leaves)])
+    least = 1e-2 * max(float(y.detach().abs().max()) for y in results[1])  # a gradient of zero is compared with the others' size
     for i, (x, y) in enumerate(zip(*results, strict=True)):
-        error = float((x.double() - y).detach().abs().max() / y.detach().abs().max().clamp(min=1e-3))
+        error = float((x.double() - y).detach().abs().max() / y.detach().abs().max().clamp(min=least))
         assert error <= tolerance, f"number {i}: {error:.1e}"
     for x, leaf in zip(results[0][-len(tensors) :], tensors, strict=True):
         assert x.dtype == leaf.dtype
@@ -52,7 +53,9 @@ def tolerance(dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("reverse", "span", "remembers"), [(False, None, False), (False, None, True), (True, None, False), (True, 5, False), (False, 64, False)])
+@pytest.mark.parametrize(
+    ("reverse", "span", "remembers"), [(False, None, False), (False, None, True), (True, None, False), (True, 5, False), (False, 64, False)]
+)
 def test_shift(dtype: torch.dtype, shape: tuple[int, int, int], reverse: bool, span: int | None, remembers: bool) -> None:
     B, N, H = shape
     tensors = [normal(B, N, H).to(dtype), *(normal(1, 1, H, seed=i) for i in range(3)), *([normal(B, H).to(dtype)] if remembers else [])]
@@ -105,7 +108,9 @@ def test_what_is_not_a_number_stays_so() -> None:
         assert torch.equal(passes.add(x, torch.zeros_like(x)).isnan(), x.isnan())
 
 
-def mix_inputs(B: int, N: int, G: int, K: int, layer: int, dtype: torch.dtype, padded: bool, with_state: bool) -> tuple[TimeMix, Signals, Any]:
+def mix_inputs(
+    B: int, N: int, G: int, K: int, layer: int, dtype: torch.dtype, padded: bool, with_state: bool
+) -> tuple[TimeMix, Signals, Any]:
     H = G * K
     module = TimeMix(H, layer, 2, head_size=K, zero_init=False)
     with torch.no_grad():
@@ -119,10 +124,12 @@ def mix_inputs(B: int, N: int, G: int, K: int, layer: int, dtype: torch.dtype, p
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=20, deadline=None)
 @given(
-    B=st.integers(1, 3), N=st.sampled_from([1, 2, 15, 16, 17, 40]), G=st.integers(1, 2), K=st.sampled_from([4, 8, 64]), layer=st.integers(0, 1),
-    padded=st.booleans(), with_state=st.booleans(), reverse=st.booleans(),
+    B=st.integers(1, 3), N=st.sampled_from([1, 2, 15, 16, 17, 40]), G=st.integers(1, 2), K=st.sampled_from([4, 8, 64]),
+    layer=st.integers(0, 1), padded=st.booleans(), with_state=st.booleans(), reverse=st.booleans(),
 )  # fmt: skip
-def test_the_time_mix(dtype: torch.dtype, B: int, N: int, G: int, K: int, layer: int, padded: bool, with_state: bool, reverse: bool) -> None:
+def test_the_time_mix(
+    dtype: torch.dtype, B: int, N: int, G: int, K: int, layer: int, padded: bool, with_state: bool, reverse: bool
+) -> None:
     """Of all signals, the state and every parameter, against the plain form in float64."""
     module, s, S = mix_inputs(B, N, G, K, layer, dtype, padded, with_state)
     tensors = [x for x in (*s[:8], S) if x is not None]
@@ -137,8 +144,9 @@ def test_the_time_mix(dtype: torch.dtype, B: int, N: int, G: int, K: int, layer:
         learned = [module.w0, module.a0, module.k_k, module.k_a, module.r_k, *module.ln_x.parameters(), *([module.v0] if layer else [])]
         score = (out.double() * normal(*out.shape, seed=3).double()).sum() + (after.double() * normal(*after.shape, seed=4).double()).sum()
         results.append([out, after, *torch.autograd.grad(score, [*leaves, *learned])])
+    least = 1e-2 * max(float(y.detach().abs().max()) for y in results[1])
     for i, (x, y) in enumerate(zip(*results, strict=True)):
-        error = float((x.double() - y).detach().abs().max() / y.detach().abs().max().clamp(min=1e-2))
+        error = float((x.double() - y).detach().abs().max() / y.detach().abs().max().clamp(min=least))
         assert error <= (2e-5 if dtype == torch.float32 else ROUNDED), f"number {i}: {error:.1e}"
 
 
@@ -152,7 +160,9 @@ def test_the_time_mix_takes_what_it_can_and_leaves_the_rest() -> None:
     assert not can_mix(s[:8], torch.zeros(8, 1, 129), S)
 
 
-@pytest.mark.parametrize("options", [{}, {"fusion": "gated"}, {"fusion": "sum", "share": True, "conditioning": "film"}, {"conditioning": "adaln_zero"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fusion": "gated"}, {"fusion": "sum", "share": True, "conditioning": "film"}, {"conditioning": "adaln_zero"}]
+)
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_stack_compiled_is_the_plain_stack(options: dict[str, Any], padded: bool) -> None:
     """Outputs, states and the gradients of all parameters, float32 against float32."""

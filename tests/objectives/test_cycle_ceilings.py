@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from cycle_world import cycle
@@ -82,5 +80,6 @@ def test_a_long_training_comes_within_a_tenth(policy: str) -> None:
         nats, best = cycle_nats(model, TOY), TOY.ceilings()
     assert nats["base_l2t_text_loss"] == pytest.approx(best["nats_given_z"], rel=0.1)
     assert nats["cycle_text_loss_sampled"] == pytest.approx(best["nats_given_z"], rel=0.15), "a sampled latent is one like the data's"
-    assert nats["cycle_text_loss"] == pytest.approx(best["nats_given_mean"], rel=0.25)
-    assert math.isfinite(nats["cycle_text_loss"])
+    short_cut = nats["cycle_text_loss"] / best["nats_given_mean"]
+    assert short_cut < 1.15, "trained on means, a decoder knows them apart better than the law of latents would have it"
+    assert nats["cycle_text_loss"] < 0.65 * nats["cycle_text_loss_sampled"]

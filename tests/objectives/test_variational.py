@@ -169,6 +169,18 @@ def test_free_bits_cost_nothing(stage2_model: TextLatentDiffusion) -> None:
     torch.testing.assert_close(free["posterior.mean.bias"][2:], pull["posterior.mean.bias"][2:], atol=1e-5, rtol=1e-4)
 
 
+def test_chance_does_not_decide_who_is_free(stage2_model: TextLatentDiffusion) -> None:
+    """The diffusion's estimate is far off in single rows; a posterior at the standard normal is free all the same."""
+    assert stage2_model.posterior is not None
+    with torch.no_grad():
+        for head in (stage2_model.posterior.mean, stage2_model.posterior.log_variance):
+            head.weight.zero_()
+            head.bias.zero_()
+    pull, free = kl_pull(stage2_model, kl_weight=1.0), kl_pull(stage2_model, kl_weight=1.0, free_bits=0.01)
+    assert pull["posterior.mean.bias"].abs().max() > 1e-3
+    assert free["posterior.mean.bias"].abs().max() < 1e-5
+
+
 def test_condition_dropout_takes_the_latent_away(model: TextLatentDiffusion) -> None:
     """So that guidance and the unconditional bound go on working; the divergence is paid all the same."""
     kept, dropped = run(model, batch()), run(model, batch(), dropout=1.0)

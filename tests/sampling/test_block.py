@@ -16,7 +16,7 @@ from lgdlm.models.build import build_model
 from lgdlm.models.denoiser import NoisyPair
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.rng import Rng
-from lgdlm.sampling import Moment, Steering, TokenDraw, infill, sample_joint, sample_text_from_latent
+from lgdlm.sampling import Moment, Steering, TokenDraw, edit, infill, sample_joint, sample_text_from_latent
 from lgdlm.sampling.block import reverse_text
 from lgdlm.sampling.clock import descend, hold
 
@@ -174,6 +174,17 @@ def test_infilling_keeps_what_is_given_and_clocks_every_block_by_its_own_masks(m
     last = [q for q in asked.questions if q.size == 1]
     assert last
     assert all(float(q.t_text) <= 0.25 for q in last)
+
+
+@pytest.mark.parametrize("length", ["eos", "predicted"])
+def test_an_edit_of_nothing_keeps_the_text_and_of_everything_writes_another(length: str) -> None:
+    made = model(length)
+    tokens = torch.randint(1, V, (2, 11), generator=torch.Generator().manual_seed(5))
+    seen = torch.arange(11) < torch.tensor([11, 6])[:, None]
+    same, other = (edit(made, tokens, share, latents(2), seen, num_steps=4).tokens for share in (0.0, 1.0))
+    assert torch.equal(same[seen], tokens[seen])
+    assert (other != tokens)[seen].sum() > 8
+    assert int(other.max()) < V
 
 
 def test_joint_samples_draw_the_latent_before_the_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,13 @@ from lgdlm.training.checkpoint import AVERAGES, OPTIMIZER, WEIGHTS, read_tensors
 
 AFTER = 3
 STAGE2 = ("loss.loss_type=stage2_variational", "model.latent_encoder_type=mlp", "data.use_external_latents=false")
-WAITING = (*STAGE2, f"training.unfreeze_after_steps={AFTER}", "training.unfreeze_patterns=[denoiser.blocks, text_head]")
+# film: behind AdaLN-Zero's closed gates some gradients are zero in the first step
+WAITING = (
+    *STAGE2,
+    "model.time_conditioning=film",
+    f"training.unfreeze_after_steps={AFTER}",
+    "training.unfreeze_patterns=[denoiser.blocks, text_head]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +95,15 @@ def test_without_patterns_stage_2_begins_alone(data: Path, tmp_path: Path) -> No
 def test_killed_and_resumed_at_either_side_is_never_killed(data: Path, tmp_path: Path) -> None:
     """The threshold lies between two checkpoints, on one, and in front of both."""
     for after in (4, 6, 9):
-        options = (
-            *STAGE2,
-            f"training.unfreeze_after_steps={after}",
-            "training.unfreeze_patterns=[denoiser]",
-            "training.save_every_n_steps=6",
-        )
+        waiting = (f"training.unfreeze_after_steps={after}", "training.unfreeze_patterns=[denoiser]")
+        options = (*STAGE2, *waiting, "training.save_every_n_steps=6", "logging.eval_freq=6", "training.lr_schedule=constant")
         whole, cut = tmp_path / f"whole{after}", tmp_path / f"cut{after}"
-        assert train(data, whole, *options, "training.num_train_steps=12", "training.lr_schedule=constant") == 0
-        assert train(data, cut, *options, "training.num_train_steps=6", "training.lr_schedule=constant") == 0
-        assert train(data, cut, *options, "training.num_train_steps=12", "training.lr_schedule=constant", "training.resume=auto") == 0
+        assert train(data, whole, *options, "training.num_train_steps=12") == 0
+        assert train(data, cut, *options, "training.num_train_steps=6") == 0
+        assert train(data, cut, *options, "training.num_train_steps=12", "training.resume=auto") == 0
         one, other = whole / "run", cut / "run"
         assert digests(one / "step_00000012") == digests(other / "step_00000012")
-        last, *earlier = [[r for r in log_of(run) if "validation/kl" not in r] for run in (one, other)]
-        assert [last] == earlier
+        assert log_of(one) == log_of(other)
         [event] = events_of(one, "parameters_thawed")
         assert event["step"] == after + 1
         assert [e["step"] for e in events_of(other, "parameters_thawed")] == [after + 1]
@@ -129,6 +130,7 @@ def test_a_pattern_thaws_what_a_pretrained_backbone_froze(data: Path, tmp_path: 
     sizes = Sizes(vocab_size=256, hidden_size=32, n_blocks=2, head_size=16, ffn_size=48, ranks={"w": 4, "a": 4, "v": 4, "g": 4})
     torch.save(random_weights(sizes), tmp_path / "w.pth")
     byte_tokenizer().save(tmp_path)
+    (tmp_path / "run").mkdir()
     words = ("model=rwkv7", "model.n_heads=0", f"model.rwkv_local_path={tmp_path / 'w.pth'}", "training.unfreeze_after_steps=1")
     parts = assembly(data, tmp_path, *words, 'training.unfreeze_patterns=["rwkv.*time_mix"]')
     before, first, second = course(parts, 2)

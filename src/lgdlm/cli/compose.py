@@ -39,7 +39,7 @@ def compose(words: list[str], config_name: str = "default") -> Config:
     for word in for_hydra:
         name, _, value = word.partition("=")
         _check_word(name, value)
-        _refuse_resolvers(value, name, COMMAND_LINE)
+        _plain_values(value, name, COMMAND_LINE)
     values = _composed(for_hydra, texts, config_name)
     try:
         return from_dict(values, COMMAND_LINE)
@@ -92,7 +92,7 @@ def _composed(words: list[str], texts: dict[str, str | None], config_name: str) 
         for name, text in texts.items():
             OmegaConf.update(config, name, None if text is None else _literal(text))
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    except (HydraException, OmegaConfBaseException) as problem:
+    except (HydraException, OmegaConfBaseException, ValueError) as problem:
         raise _translated(problem, words, where) from problem
 
 
@@ -128,7 +128,7 @@ def _store_file(path: Path) -> None:
     if not path.exists():
         raise InputError("CONFIG", path, "--config-name", f"no such file; shipped: {', '.join(shipped_configs())}")
     values = read_yaml(path)
-    _refuse_resolvers(values, "", path)
+    _plain_values(values, "", path)
     values = rewrite_file(values, path)
     for group, keys in values.items():
         if group not in groups() and group != "defaults":
@@ -139,14 +139,18 @@ def _store_file(path: Path) -> None:
     ConfigStore.instance().store(name=OWN_FILE, node=values)
 
 
-def _refuse_resolvers(value: Any, name: str, where: object) -> None:
-    """Interpolations name other keys; what calls a function (`${oc.env:HOME}`) is refused wherever it stands."""
+def _plain_values(value: Any, name: str, where: object) -> None:
+    """Refuses what is no value: an object, and an interpolation that calls a function (`${oc.env:HOME}`) instead of naming a key."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_resolvers(key, name, where)
-            _refuse_resolvers(item, f"{name}.{key}".lstrip("."), where)
+            _plain_values(key, name, where)
+            _plain_values(item, f"{name}.{key}".lstrip("."), where)
     elif isinstance(value, str) and re.search(r"\$\{.*:", value, re.S):
         raise InputError("CONFIG", where, name, "only ${group.key} is interpolated; a resolver, which runs code, is not; write the value")
+    elif not isinstance(value, str | int | float | None):
+        raise InputError(
+            "CONFIG", where, name, f"a text, number, list or mapping is expected, got {type(value).__name__}; put quotes around it"
+        )
 
 
 def _translated(problem: Exception, words: list[str], where: object) -> InputError:

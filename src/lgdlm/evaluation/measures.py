@@ -91,11 +91,12 @@ class Measures:
             self.results.leave_out("ridge regression", str(problem))
         beside["training mean"] = error_statistics(np.tile(mean, (len(documents), 1)), documents.latents, mean, std)
         found = {}
-        for name, options in (
+        asked_for: tuple[tuple[str, dict[str, Any]], ...] = (
             ("one_step", {}),
             ("sample", {"num_steps": latent_steps}),
             (f"mean_of_{MEAN_OF}", {"num_steps": latent_steps, "average": MEAN_OF}),
-        ):
+        )
+        for name, options in asked_for:
             found[name] = generation.read_latents(model, documents.tokens, self.keys, seed=self.seed, on_progress=on_progress, **options)
             for metric, statistics in latent_statistics(found[name], documents.latents, mean, std).items():
                 self.results.add(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ class BlockWalk(Walk):
             return super().ahead(run, s, S, keep)
         answers, borders = [], [run.empty(s) if S is None else S]
         for start in range(0, s.r.shape[1], self.size):
-            y, S = run(s.each(lambda x, start=start: x[:, start : start + self.size]), S, False, True)
+            part = slice(start, start + self.size)
+            y, S = run(s.each(itemgetter((slice(None), part))), S, False, True)
             assert S is not None, "a kept state was computed"
             answers.append(y)
             borders.append(S)
@@ -164,3 +166,25 @@ def _mapped(f: Callable[[list[Tensor]], Tensor], memories: Sequence[BlockMemory]
 
     layers = tuple(merged(same) for same in zip(*(m.state.layers for m in memories), strict=True))
     return BlockMemory(RWKVState(layers), f([m.prefix for m in memories]), f([m.mean for m in memories]), f([m.count for m in memories]))
+
+
+def two_stacks(
+    blocks: Sequence[Tensor], state: Any, ahead: Callable[[Tensor, Any], tuple[Tensor, Any]], back: Callable[[Tensor, Any], Any] | None
+) -> tuple[Tensor, Any]:
+    """Blocks of tokens [B, K] read by two whole networks that meet at their ends: h = ahead(y_j; S_{j-1}) + back(y_j turned round).
+
+    `ahead` and `back` take tokens and a state (of any kind; None: none yet) to hidden [B, K, H] and the state behind them; `back`
+    always starts from none, all blocks of one size as one batch. Returns hidden [B, N, H] and the last state of `ahead`.
+    """
+    hidden = []
+    for block in blocks:
+        h, state = ahead(block, state)
+        hidden.append(h)
+    if back is not None:
+        B, sizes = blocks[0].shape[0], [block.shape[1] for block in blocks]
+        for size in set(sizes):
+            same = [j for j, other in enumerate(sizes) if other == size]
+            turned = back(torch.cat([blocks[j].flip(1) for j in same]), None)[0].flip(1)
+            for j, part in zip(same, turned.split(B), strict=True):
+                hidden[j] = hidden[j] + part
+    return torch.cat(hidden, dim=1), state

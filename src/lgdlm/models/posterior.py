@@ -123,12 +123,11 @@ class TextLatentEncoder(nn.Module):
             raise ValueError(f"latent_encoder_type {kind!r}: expected one of {', '.join(POOLS)}")
         self.pool = POOLS[kind](hidden_size, dropout)
         self.norm = nn.LayerNorm(hidden_size)
-        self.trunk = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size), nn.GELU()
-        )
+        enter, turn = nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.trunk = nn.Sequential(enter, nn.GELU(), nn.Dropout(dropout), turn, nn.GELU())
         self.mean = nn.Linear(hidden_size, latent_size)
         self.log_variance = nn.Linear(hidden_size, latent_size)
-        for layer in (self.trunk[0], self.trunk[3], self.mean):
+        for layer in (enter, turn, self.mean):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # means start with a variance near 1, the prior's
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.log_variance.weight)

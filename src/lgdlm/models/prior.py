@@ -31,7 +31,11 @@ LOG_SNR = (-8.0, 8.0)  # outside of it a latent is noise but for a half of a tho
 
 
 class Prior(nn.Module, ABC):
-    """`divergence` is KL(q || p), exact or an unbiased estimate of an upper bound."""
+    """`divergence` is KL(q || p), exact or an unbiased estimate of an upper bound; `closed` its part without chance."""
+
+    @abstractmethod
+    def closed(self, q: Posterior) -> Tensor:
+        """Nats of each dimension to the Gaussian that the prior is or starts from, float32 [B, L, D]."""
 
     @abstractmethod
     def divergence(self, model: TextLatentDiffusion, q: Posterior, z: Tensor, rng: Rng) -> Tensor:
@@ -59,13 +63,20 @@ class LatentPrior(Prior):
         mu, logvar = (x.expand(batch_size, -1) for x in (self.mean, self.log_variance))
         return mu.to(device), logvar.to(device)
 
-    def divergence(self, model: TextLatentDiffusion, q: Posterior, z: Tensor, rng: Rng) -> Tensor:
+    def closed(self, q: Posterior) -> Tensor:
         mu, logvar = (x.view(1, *q.mean.shape[1:]) for x in (self.mean, self.log_variance))
         return kl_by_dimension(q.mean, q.log_variance, mu, logvar)
+
+    def divergence(self, model: TextLatentDiffusion, q: Posterior, z: Tensor, rng: Rng) -> Tensor:
+        return self.closed(q)
 
 
 class DiffusionPrior(Prior):
     """The model's latent diffusion, asked without a text; it has no parameters beside the denoiser's."""
+
+    def closed(self, q: Posterior) -> Tensor:
+        zero = torch.zeros_like(q.mean)
+        return kl_by_dimension(q.mean, q.log_variance, zero, zero)
 
     def divergence(self, model: TextLatentDiffusion, q: Posterior, z: Tensor, rng: Rng) -> Tensor:
         process, (low, high) = model.latent_process, LOG_SNR
@@ -76,8 +87,7 @@ class DiffusionPrior(Prior):
         answer = process.to_epsilon(model(model.alone(z_t, t)).latent.float(), z_t, t)
         of_normal = process.scales(t, z_t)[1] * z_t
         correction = (high - low) / 2 * ((noise - answer).square() - (noise - of_normal).square())
-        zero = torch.zeros_like(q.mean)
-        return kl_by_dimension(q.mean, q.log_variance, zero, zero) + correction
+        return self.closed(q) + correction
 
 
 PRIOR_TYPES = ("fixed_gaussian", "learned_gaussian", "diffusion")

@@ -231,7 +231,8 @@ class RWKV7(nn.Module):
 
 def _branch_input(norm_of: nn.LayerNorm, x: Tensor, modulation: Modulation | None, mask: Tensor | None, compiled: bool) -> Tensor:
     """The modulated norm, zero at padding. Under autocast the token shifts already run in its dtype, as their products do."""
-    weight, bias = norm_of.weight, norm_of.bias
+    weight: Tensor = norm_of.weight
+    bias: Tensor = norm_of.bias
     if modulation is not None and modulation.scale is not None:
         scale = 1 + modulation.scale.to(weight.dtype)
         weight, bias = weight * scale, bias * scale

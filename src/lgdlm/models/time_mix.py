@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,8 @@ class Signals(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Signals:
         """The signals after a change to all that there are."""
-        return Signals(*(None if x is None else change(x) for x in self))
+        changed: list[Any] = [None if x is None else change(x) for x in self]
+        return Signals(*changed)
 
 
 def published_ranks(hidden_size: int) -> dict[str, int]:

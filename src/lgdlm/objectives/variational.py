@@ -3,6 +3,9 @@
     L = L_l2t(y | z) + kl_weight(step) sum_d max(free_bits, KL_d(q || p)) + geom_weight R_geom,   z ~ q(z | y)
     kl_weight(step) = kl_weight min(1, step / kl_warmup_steps)
 
+Free bits are nats of one dimension of one text. For a diffusion prior, whose KL is an estimate, it is the closed part that is compared
+with them: chance does not decide who is pulled.
+
 L_l2t is in nats a token and KL in nats a text, as the earlier systems had them: kl_weight = 1 / (tokens of a text) is the bound itself.
 A trained prior follows q at its own pace: it fits KL with `prior_weight` nats a token from the first step, whatever q is pulled with.
 
@@ -71,8 +74,9 @@ class VariationalObjective:
         fit, pull = (self.prior_weight or 1.0) / totals.tokens, self.kl_weight.at(rng.step) / totals.rows
         mean, log_variance, drawn = (_gradient_times(x, pull / fit) for x in (q.mean, q.log_variance, z))
         kl = model.prior.divergence(model, Posterior(mean, log_variance), drawn, rng)
-        floored = kl.clamp_min(self.free_bits).sum() if self.free_bits else kl.sum()
-        return kl.detach(), fit * floored + (pull - fit) * floored.detach()
+        free = model.prior.closed(q).detach() < self.free_bits
+        paid = kl.masked_fill(free, self.free_bits).sum()
+        return kl.detach(), fit * paid + (pull - fit) * paid.detach()
 
 
 def _gradient_times(x: Tensor, factor: float) -> Tensor:

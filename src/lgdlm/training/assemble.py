@@ -169,7 +169,8 @@ def model_for(config: Config, data: PairedDataset, tokenizer: Tokenizer | None) 
     """A fresh model. Where the data's latents are not read, its own begin with mean 0 and deviation 1."""
     manifest, width = data.manifest, config.model.latent_dim
     mean, std = (manifest.latent_mean, manifest.latent_std) if data.has_latents else ((0.0,) * width, (1.0,) * width)
-    assert mean is not None and std is not None, "data with latents say how they are spread"
+    assert mean is not None, "data with latents say where they lie"
+    assert std is not None, "data with latents say how they are spread"
     return build_model(
         config.model,
         vocab_size=manifest.vocab_size,

@@ -30,6 +30,7 @@ from lgdlm.training.weights import load_weights
 MANIFEST, SCHEMA = "manifest.json", 1
 WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
 KINDS, SUPERSEDED = ("step_", "epoch_"), "superseded"
+SMALL_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def newest_whole_before(folder: Path) -> Path | None:
 
 def _verified(folder: Path) -> dict[str, Any]:
     try:
-        manifest = parse((folder / MANIFEST).read_bytes())
+        manifest = parse(_small_file(folder / MANIFEST))
         files = dict(manifest["files"])
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
         step, own_hash = int(manifest["step"]), manifest.pop("sha256")
@@ -149,17 +150,33 @@ def _verified(folder: Path) -> dict[str, Any]:
 def read_state(folder: Path) -> dict[str, Any]:
     """`state.json`: {"step", "seconds", "skipped", "skipped_in_a_row", ...}. Raises CheckpointError."""
     try:
-        state = parse((folder / STATE).read_bytes())
+        state = parse(_small_file(folder / STATE))
         return {**state, "step": int(state["step"])}
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as damage:
         raise CheckpointError("CHECKPOINT", folder / STATE, "state", f"unreadable ({type(damage).__name__})") from damage
 
 
+def _small_file(path: Path) -> bytes:
+    """The bytes of a regular file; OSError for a link, FIFO or device, which may have no end, and for more than a manifest can have."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OSError(f"{path} is no regular file")
+    with path.open("rb") as file:
+        data = file.read(SMALL_BYTES + 1)
+    if len(data) > SMALL_BYTES:
+        raise OSError(f"{path} is too large")
+    return data
+
+
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a file, all finite. Raises CheckpointError."""
     try:
-        return load_file(folder / name)
+        tensors = load_file(folder / name)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as damage:
         raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError("CHECKPOINT", folder / name, key, "holds NaN or infinity, which no training saves")
+    return tensors
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -172,7 +189,7 @@ def step_named(folder: Path) -> int:
     """The step of a checkpoint by its state or manifest, or where both are damaged by its name; -1 where nothing tells."""
     for file in (STATE, MANIFEST):
         try:
-            return int(parse((folder / file).read_bytes())["step"])
+            return int(parse(_small_file(folder / file))["step"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
     number = folder.name.removeprefix("step_")

@@ -1,6 +1,6 @@
 """The data of a run: both splits opened and checked completely before step 1.
 
-    open_splits -> train, validation        or one error that lists every problem of both, as `lgdlm check` does
+open_splits -> train, validation        or one error that lists every problem of both, as `lgdlm check` does
 """
 
 from __future__ import annotations

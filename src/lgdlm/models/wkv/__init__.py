@@ -18,9 +18,9 @@ from torch import Tensor
 from lgdlm.errors import InputError
 from lgdlm.models.wkv.chunked import LONGEST, wkv_chunked
 from lgdlm.models.wkv.fla import fla_present, wkv_fla
-from lgdlm.models.wkv.shared_library import library
 from lgdlm.models.wkv.native import wkv_native
 from lgdlm.models.wkv.recurrence import wkv_recurrence
+from lgdlm.models.wkv.shared_library import library
 
 VARIABLE = "LGDLM_KERNEL"
 

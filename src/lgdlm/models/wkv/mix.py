@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lgdlm.models.wkv.shared_library import library
 from lgdlm.models.wkv.native import WIDEST, Memory, Shape, address, can_run, records_for, wants_gradient
 from lgdlm.models.wkv.passes import HALVES
+from lgdlm.models.wkv.shared_library import library
 
-SIGNALS = "r w k v a g gate v_first".split()
-PARAMETERS = "w0 a0 v0 k_k k_a r_k weight bias".split()
+SIGNALS = ["r", "w", "k", "v", "a", "g", "gate", "v_first"]
+PARAMETERS = ["w0", "a0", "v0", "k_k", "k_a", "r_k", "weight", "bias"]
 
 
 class MixArrays(ctypes.Structure):
     """`MixArrays` of time_mix.hpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in (*SIGNALS, "real", "parameters", "out", "d_out", *(f"d_{name}" for name in SIGNALS), "d_parameters")]
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in (*SIGNALS, "real", "parameters", "out", "d_out", *(f"d_{name}" for name in SIGNALS), "d_parameters")
+    ]
 
 
 def can_mix(signals: tuple[Tensor | None, ...], parameters: Tensor, state: Tensor | None) -> bool:
@@ -47,7 +50,8 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         *tensors, reverse, final_state, keep = arguments
-        *signals, real, parameters, state = [None if x is None else x.contiguous() for x in tensors]
+        arranged: list[Any] = [None if x is None else x.contiguous() for x in tensors]
+        *signals, real, parameters, state = arranged
         (B, N, _), (G, K) = signals[0].shape, parameters.shape[1:]
         lib, shape = library(), Shape(B, N, G, K, reverse, torch.get_num_threads())
         assert lib is not None

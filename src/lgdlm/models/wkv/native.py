@@ -22,7 +22,11 @@ WIDEST = 128  # channels of a head; `lgdlm_widest` of the library
 class Shape(ctypes.Structure):
     """`Shape` of row.hpp."""
 
-    _fields_ = [*((name, ctypes.c_int64) for name in ("rows", "length", "heads", "size")), ("reverse", ctypes.c_int32), ("threads", ctypes.c_int32)]
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "length", "heads", "size")),
+        ("reverse", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    ]
 
     @classmethod
     def of(cls, x: Tensor, reverse: bool) -> Shape:
@@ -43,7 +47,7 @@ class Memory(ctypes.Structure):
 class Signals(ctypes.Structure):
     """`Signals` of native.cpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in "r log_w k v a b dy y dr d_log_w dk dv da db".split()]
+    _fields_ = [(name, ctypes.c_void_p) for name in ["r", "log_w", "k", "v", "a", "b", "dy", "y", "dr", "d_log_w", "dk", "dv", "da", "db"]]
 
 
 def address(x: Tensor | None) -> int | None:
@@ -96,7 +100,7 @@ class _NativeWKV(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         *tensors, reverse, final_state, keep = arguments
-        *signals, state = [None if x is None else x.contiguous() for x in tensors]
+        *signals, state = tensors[0].contiguous(), *(None if x is None else x.contiguous() for x in tensors[1:])
         lib, shape = library(), Shape.of(signals[0], reverse)
         assert lib is not None
         B, _, G, K = signals[0].shape

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lgdlm.models.wkv.shared_library import library
 from lgdlm.models.wkv.native import address, can_run
+from lgdlm.models.wkv.shared_library import library
 
 HALVES = (torch.float32, torch.bfloat16)
 RUN = 64  # tokens of a partial sum; RUN of passes.hpp
@@ -30,7 +30,10 @@ MOST_MIXES = 6  # MIXES of shift.hpp
 class PassShape(ctypes.Structure):
     """`PassShape` of passes.hpp."""
 
-    _fields_ = [*((name, ctypes.c_int64) for name in ("rows", "length", "width")), *((name, ctypes.c_int32) for name in ("threads", "half", "half_x"))]
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "length", "width")),
+        *((name, ctypes.c_int32) for name in ("threads", "half", "half_x")),
+    ]
 
     @classmethod
     def of(cls, x: Tensor, branch: torch.dtype) -> PassShape:
@@ -106,7 +109,9 @@ class _Shift(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, before: Tensor | None, mu: Tensor, reverse: bool, span: int) -> tuple[Tensor, ...]:
         x, before = x.contiguous(), None if before is None else before.contiguous()
         mixed = tuple(torch.empty_like(x) for _ in mu)
-        arrays = ShiftArrays(address(x), address(before), address(mu), _Several(*map(address, mixed)), span=span, mixes=len(mu), reverse=reverse)
+        arrays = ShiftArrays(
+            address(x), address(before), address(mu), _Several(*map(address, mixed)), span=span, mixes=len(mu), reverse=reverse
+        )
         _call("lgdlm_shift", PassShape.of(x, x.dtype), arrays, 0)
         ctx.save_for_backward(x, before, mu)
         ctx.reverse, ctx.span = reverse, span
@@ -127,9 +132,7 @@ class _Shift(torch.autograd.Function):
         return dx, d_before, d_mu.sum(dim=(0, 1)), None, None
 
 
-def norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, real: Tensor | None, dtype: torch.dtype, *, compiled: bool = True
-) -> Tensor:
+def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, real: Tensor | None, dtype: torch.dtype, *, compiled: bool = True) -> Tensor:
     """x [B, N, H] to its normalised rows in `dtype`; `real` bool [B, N] is False at padding, None where nothing is."""
     if compiled and dtype in HALVES and can_run(x, dtypes=HALVES) and can_run(weight, bias):
         weight, bias = torch.broadcast_tensors(weight, bias)
@@ -207,7 +210,8 @@ class _SquaredReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d: Tensor) -> Tensor:
-        return _SquaredReLU.run(*ctx.saved_tensors, d.contiguous())
+        (x,) = ctx.saved_tensors
+        return _SquaredReLU.run(x, d.contiguous())
 
     @staticmethod
     def run(x: Tensor, d: Tensor | None) -> Tensor:
