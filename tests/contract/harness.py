@@ -87,11 +87,8 @@ class Adapter:
     def words(self, verb: str, *options: str, **values: object) -> list[str]:
         """The command line: every `{name}` replaced, and none left."""
         words = [*self.verbs[verb], *(word for option in options for word in self.options[option])]
-        for name, value in {**DEFAULTS, **values}.items():
-            words = [word.replace(f"{{{name}}}", str(value)) for word in words]
-        left = [word for word in words if re.search(r"\{[a-z_]+\}", word)]
-        assert not left, f"no value for {left}"
-        return words
+        known = {**DEFAULTS, **values}
+        return [re.sub(r"\{([a-z0-9_]+)\}", lambda match: str(known[match[1]]), word) for word in words]
 
     def environment(self, home: Path) -> dict[str, str]:
         """What a command may see: little."""

@@ -53,8 +53,14 @@ def test_a_signal_outside_the_loop_ends_at_once(
     module = ModuleType("lgdlm.cli.check")
     module.run = lambda config: os.kill(os.getpid(), number)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lgdlm.cli.check", module)
-    before = signal.getsignal(signal.SIGTERM)
-    outcome = adapter.call("check", tmp_path, **pristine.values)
+    before, keyboard = (
+        signal.getsignal(signal.SIGTERM),
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # shells start jobs without
+    try:
+        outcome = adapter.call("check", tmp_path, **pristine.values)
+    finally:
+        signal.signal(signal.SIGINT, keyboard)
     assert (outcome.code, outcome.err) == (code, "")
     assert signal.getsignal(signal.SIGTERM) is before
 

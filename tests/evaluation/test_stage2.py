@@ -76,7 +76,7 @@ def numbers(model: TextLatentDiffusion, documents: Documents, draws: int = 64) -
     return results
 
 
-@pytest.mark.parametrize("prior", PRIOR_TYPES)
+@pytest.mark.parametrize("prior", [pytest.param(name, marks=pytest.mark.nightly) if name == "diffusion" else name for name in PRIOR_TYPES])
 def test_the_bound_does_not_undercut_the_entropy_of_the_source(prior: str) -> None:
     """Given z for free, the text costs less than it can be worth: that is no perplexity. With KL it costs at least its entropy."""
     results = numbers(trained(prior), source())

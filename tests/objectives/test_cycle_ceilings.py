@@ -48,6 +48,7 @@ def cycle_nats(model: torch.nn.Module, toy: JointToy) -> dict[str, float]:
     return {name: metrics[name] * toy.texts.shape[1] for name in names}
 
 
+@pytest.mark.nightly
 def test_a_short_training_comes_near_its_ceilings() -> None:
     """An untrained model is far from all four; after seconds none is missed by more than a third."""
     model = toy_model(TOY, hidden_size=32, n_blocks=1)

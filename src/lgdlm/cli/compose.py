@@ -23,6 +23,7 @@ from lgdlm.strict_yaml import read_yaml
 
 COMMAND_LINE = "command-line"
 OWN_FILE = "own_file"
+NUMBER_LENGTH = 200  # Python itself refuses to read an integer of 4,301 digits
 
 
 def compose(words: list[str], config_name: str = "default") -> Config:
@@ -63,6 +64,8 @@ def _check_word(name: str, value: str) -> None:
     key = known.get(name) or known.get(name.rpartition(".")[0])  # a key, or one entry of a mapping
     if key is None and name not in groups():
         raise unknown_key(name, COMMAND_LINE)
+    if key is not None and key.type in (int, float, int | None, float | None) and len(value) > NUMBER_LENGTH:
+        raise InputError("CONFIG", COMMAND_LINE, name, f"a number is expected, got {len(value)} characters")
     if key is not None and key.type is bool and value.lower() not in ("true", "false"):
         raise InputError("CONFIG", COMMAND_LINE, name, f"true or false is expected, got {value!r}")
 
