@@ -7,7 +7,6 @@ row  = {variant, against, finished, runs, cells: {column: {mean, low, high, n, d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -125,14 +124,3 @@ def failure_of(reason: str) -> str:
 def comparisons_of(found: Mapping[str, Any]) -> list[str]:
     """Every verdict that was reached."""
     return [entry["verdict"] for row in found["rows"] for entry in row["cells"].values() if entry["verdict"] is not None]
-
-
-def read_findings(path: Path) -> dict[str, Any]:
-    """An ablation.json. Raises InputError."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise InputError("BAD_RESULTS", path, "json", f"cannot be read: {problem}") from problem
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise InputError("BAD_RESULTS", path, "schema", f"expected {SCHEMA}; write it again with `lgdlm ablate`")
-    return found
