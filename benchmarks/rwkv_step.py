@@ -6,7 +6,8 @@
     share     WKV-7 forward and backward over the matrix products of the block that it is part of
     mfu       float32 step at 512 tokens: floating point operations of its matrix products and recurrence over the measured peak
     exponent  of the cost of one text, forward and backward, from 512 to 16,384 tokens
-    packages  causal step against `rwkv7-hf` (N = 128), forward against `rwkv` (N = 512), where they are installed
+    packages  causal step against `rwkv7-hf` (N = 128), forward against `rwkv` (N = 512), where they are installed; both sides in
+              float32, then both in bf16 (`rwkv7-hf` under autocast as we are, `rwkv` by its own strategy)
 
 A step is forward, mean squared error, backward and fused AdamW. Everything that is compared is timed in turns and the minimum of
 all rounds counts, so that other load on the machine disturbs all alike; read the ratios.
@@ -22,11 +23,13 @@ import argparse
 import contextlib
 import io
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -221,31 +224,35 @@ def against_rwkv7_hf(width: int = 256, n_blocks: int = 4, B: int = 4, N: int = 1
     ours = language_model(n_blocks, width, vocab_size)
     tokens = torch.randint(1, vocab_size, (B, N))
 
-    def step(net: nn.Module, logits: Callable[[], Tensor]) -> Callable[[], None]:
+    def step(net: nn.Module, logits: Callable[[], Tensor], half: bool) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)
 
         def run() -> None:
-            F.cross_entropy(logits().transpose(1, 2)[..., :-1], tokens[:, 1:]).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                found = logits()
+            F.cross_entropy(found.float().transpose(1, 2)[..., :-1], tokens[:, 1:]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         return run
 
-    runs = {"ours": step(ours, lambda: ours(tokens)[0]), "theirs": step(theirs, lambda: theirs(tokens).logits)}
-    best = fastest(runs, 2)
     sizes = f"{parameters(ours) / 1e6:.1f}M and {parameters(theirs) / 1e6:.1f}M parameters"
-    print(f"\ncausal training step, float32, B={B} N={N}, {sizes}: {1e3 * best['ours']:.0f} ms")
-    print(f"  against rwkv7-hf {1e3 * best['theirs']:.0f} ms: {best['theirs'] / best['ours']:.1f}x faster (goal 20x)")
+    print(f"\ncausal training step, B={B} N={N}, {sizes}, against rwkv7-hf (goal 20x)")
+    for half in (False, True):
+        best = fastest({"ours": step(ours, lambda: ours(tokens)[0], half), "theirs": step(theirs, lambda: theirs(tokens).logits, half)}, 2)
+        ratio = best["theirs"] / best["ours"]
+        print(f"  {'bf16' if half else 'float32':8} {1e3 * best['ours']:.0f} ms against {1e3 * best['theirs']:.0f} ms: {ratio:.1f}x faster")
 
 
 def against_rwkv(width: int = 512, n_blocks: int = 6, N: int = 512, vocab_size: int = 512) -> None:
-    """Forward of one text on the same weights, float32."""
+    """Forward of one text on the same weights."""
     if find_spec("rwkv") is None:
         print("\nrwkv is not installed")
         return
     os.environ.update(RWKV_V7_ON="1", RWKV_CUDA_ON="0", RWKV_JIT_ON="1")
     ours = language_model(n_blocks, width, vocab_size).eval()
     tokens = torch.randint(1, vocab_size, (1, N))
+    out = sys.stdout
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         weights = {name: tensor.clone() for name, tensor in ours.published().items()}
         for name, like in (("v0", "a0"), ("v1", "a1"), ("v2", "a2")):  # the package wants them in layer 0, where they mean nothing
@@ -253,14 +260,22 @@ def against_rwkv(width: int = 512, n_blocks: int = 6, N: int = 512, vocab_size: 
         torch.save(weights, Path(folder) / "weights.pth")
         from rwkv.model import RWKV
 
-        theirs = RWKV(model=str(Path(folder) / "weights"), strategy="cpu fp32")
         row = tokens[0].tolist()
-        runs = {"ours": lambda: ours(tokens)[0], "theirs": lambda: theirs.forward(row, None, full_output=True)[0]}
-        best = fastest(runs, 3)
-        difference = float((runs["ours"]()[0] - runs["theirs"]()).abs().max())
-    print(f"\nforward of one text, float32, N={N}, {parameters(ours) / 1e6:.1f}M parameters: {1e3 * best['ours']:.0f} ms")
-    ratio = best["theirs"] / best["ours"]
-    print(f"  against rwkv {1e3 * best['theirs']:.0f} ms: {ratio:.1f}x faster (goal 4x); logits differ by {difference:.0e}")
+        print(f"\nforward of one text, N={N}, {parameters(ours) / 1e6:.1f}M parameters, against rwkv (goal 4x)", file=out)
+        for name, half in (("float32", False), ("bf16", True)):
+            theirs = RWKV(model=str(Path(folder) / "weights"), strategy=f"cpu {'bf16' if half else 'fp32'}")
+
+            def own(half: bool = half) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    return ours(tokens)[0]
+
+            def other(theirs: Any = theirs) -> Tensor:
+                return theirs.forward(row, None, full_output=True)[0]
+
+            best = fastest({"ours": own, "theirs": other}, 3)
+            difference = float((own().float() - other().float()).abs().max())
+            times = f"{1e3 * best['ours']:.0f} ms against {1e3 * best['theirs']:.0f} ms: {best['theirs'] / best['ours']:.1f}x faster"
+            print(f"  {name:8} {times}; logits differ by {difference:.0e}", file=out)
 
 
 def main() -> None:
