@@ -2,7 +2,7 @@
 
     python benchmarks/block_sampling.py [--tokens 65536 --block 64 --steps 4 --width 128 --layers 2 --threads 1]
 
-One text is drawn to its full length with the cache; the time of its last blocks and the process's largest memory are read where
+One text is drawn to its full length with the cache; the time of its last blocks and the memory that the process holds are read where
 it passes 1/64, 1/16, 1/4 and the whole of its length. Without the cache one block is drawn at the same places (all of them
 would take a time that grows with the square). Both ways draw a shorter text with the same seed, and its tokens are compared.
 """
@@ -10,10 +10,11 @@ would take a time that grows with the square). Both ways draw a shorter text wit
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -58,8 +59,9 @@ def masks(model: TextLatentDiffusion, tokens: int) -> Tensor:
     return torch.full((1, tokens), model.mask_id)
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def held_mib() -> float:
+    """Memory of the process that is in use now: growth shows, whatever was used before."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def size_of(memory: BlockMemory) -> int:
@@ -72,7 +74,7 @@ class Passed:
     """When a text passed the border of each of its blocks, and what was kept of it there."""
 
     seconds: list[float]
-    peak: list[float]
+    held: list[float]
     kept: list[int]
 
     @staticmethod
@@ -83,7 +85,7 @@ class Passed:
         def watched(pair: NoisyPair) -> BlockMemory:
             memory = remember(pair)
             passed.seconds.append(time.perf_counter())
-            passed.peak.append(peak_mib())
+            passed.held.append(held_mib())
             passed.kept.append(size_of(memory))
             return memory
 
@@ -95,11 +97,11 @@ class Passed:
 
 def lengths(model: TextLatentDiffusion, tokens: int, block: int, steps: int) -> None:
     """The table of lengths."""
+    passed, text = Passed.along(model, tokens, steps)
     shared = min(SHARED, tokens)
     same = torch.equal(*(draw(model, masks(model, shared), steps, cached) for cached in (True, False)))
     print(f"the same {shared} tokens with and without the cache: {'yes' if same else 'NO'}")
-    passed, text = Passed.along(model, tokens, steps)
-    print(f"\n{'tokens':>8}{'kept memory':>14}{'peak memory':>14}{'cached':>16}{'uncached':>16}{'ratio':>9}")
+    print(f"\n{'tokens':>8}{'kept memory':>14}{'process':>14}{'cached':>16}{'uncached':>16}{'ratio':>9}")
     for part in (64, 16, 4, 1):
         place = max(WINDOW + 1, tokens // part // block) - 1
         cached = (passed.seconds[place] - passed.seconds[place - WINDOW]) / WINDOW / block
@@ -107,7 +109,7 @@ def lengths(model: TextLatentDiffusion, tokens: int, block: int, steps: int) -> 
         start = time.perf_counter()
         draw(model, torch.cat([before, masks(model, block)], dim=1), steps, cached=False)
         uncached = (time.perf_counter() - start) / block
-        room = f"{passed.kept[place] / 1024:10.0f} KiB{passed.peak[place]:10.0f} MiB"
+        room = f"{passed.kept[place] / 1024:10.0f} KiB{passed.held[place]:10.0f} MiB"
         print(f"{place * block:8}{room}{cached * 1e3:10.3f} ms/tok{uncached * 1e3:10.3f} ms/tok{uncached / cached:8.1f}x")
 
 

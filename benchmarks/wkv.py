@@ -5,8 +5,8 @@
 Two plain references, gradients by autograd. The naive one is the recurrence as public test code has it (flash-linear-attention's
 `dplr_recurrence`): the state copied twice a token, each answer written into its place in one tensor, whose gradient is copied N times.
 The careful one does the same sums without those copies. Ratios and goals are against the naive one; the careful one has its row, so
-both can be read. Kernels are timed in turns and the minimum of all rounds counts, so that other load on the machine disturbs all
-alike. The references and `rwkv7-hf` (where it is installed) take seconds a round and are timed once.
+both can be read. All are timed in turns and the minimum of all rounds counts, so that other load on the machine disturbs all
+alike; the naive one and `rwkv7-hf` (where it is installed) take many seconds a round and get two of them, a warm-up not needed.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def measure(operations: dict[str, Operation], B: int, N: int, G: int, rounds: in
     best = {name: [float("inf"), float("inf")] for name in operations}
     for number in range(rounds):
         for name, operation in operations.items():
-            if name in SLOW and number:
-                continue  # many seconds a round; one is enough
+            if name in SLOW and number > 1:
+                continue
             for i, run in enumerate((forward, both)):
                 start = time.perf_counter()
                 run(operation)

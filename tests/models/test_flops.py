@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgdlm.config import MODELS, RWKV7Model
 from lgdlm.models.build import build_denoiser
 from lgdlm.models.denoiser import NoisyPair
-from lgdlm.models.flops import counted, formula
+from lgdlm.models.flops import WKV_OPERATIONS, counted, formula
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 from lgdlm.models.wkv import KERNELS, PRESENT
 
@@ -97,3 +99,23 @@ def test_block_size_changes_the_cost_of_sampling_and_not_of_a_pass() -> None:
     }
     assert whole > text[32]
     assert all(text[one] < text[other] for one, other in itertools.pairwise(sizes))
+
+
+def test_a_token_of_wkv_costs_nine_operations_an_entry_of_its_state() -> None:
+    """Counted from the recurrence written out, products and sums one by one."""
+    K, counts = 8, {"mul": 0, "add": 0, "sum": 0}
+
+    class Tally(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            answer = func(*args, **(kwargs or {}))
+            name = func.overloadpacket.__name__
+            if name in counts:
+                counts[name] += (args[0] if name == "sum" else answer).numel()
+            return answer
+
+    S, w, (r, k, v, a, b) = torch.randn(K, K), torch.rand(K), torch.randn(5, K)
+    with Tally():
+        removed = (S * a).sum(dim=1)
+        S = S * w + removed[:, None] * b + v[:, None] * k
+        (S * r).sum(dim=1)
+    assert sum(counts.values()) == WKV_OPERATIONS * K * K
