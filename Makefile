@@ -1,4 +1,4 @@
-# make setup | demo | test | check | lint | nightly | bench.   Everything is safe to repeat.
+# make setup | demo | test | check | lint | audit | nightly | reliability | bench.   Everything is safe to repeat.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ STAMP := $(VENV)/.setup-done
 export THP_MEM_ALLOC_ENABLE = 1
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test check lint nightly bench clean
+.PHONY: setup demo test check lint audit nightly reliability bench clean
 
 setup: $(STAMP)
 
@@ -28,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/lgdlm demo $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(PYTEST_WORKERS) -m "not nightly" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not nightly" $(ARGS)
 	@$(MAKE) --no-print-directory lint
 
 lint: $(STAMP)
@@ -36,6 +36,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
+
+# known vulnerabilities of what is installed; "not run" where nobody can be asked
+audit: $(STAMP)
+	$(PY) bin/audit
 
 # one command before a commit: what CI runs
 check: $(STAMP)
@@ -43,6 +48,10 @@ check: $(STAMP)
 
 nightly: $(STAMP)
 	$(PY) -m pytest -m nightly $(ARGS)
+
+# strike runs with everything that docs/reliability.md names, and write its table
+reliability: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) -m crash --keep $(ARGS)
 
 bench: $(STAMP)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lgdlm=.venv/bin/lgdlm
-for matrix in ${MATRICES:-fusion conditioning blocks denoisers cycle stage2}; do
+[ -x $lgdlm ] || { echo "no $lgdlm: run make setup first" >&2; exit 2; }
+for matrix in ${MATRICES:-fusion conditioning blocks denoisers cycle stage2 embedding}; do
     $lgdlm ablate "$matrix" scale="${SCALE:-small}" docs="docs/ablations/$matrix.md" "$@"
 done

@@ -4,12 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lgdlm=.venv/bin/lgdlm
+[ -x $lgdlm ] || { echo "no $lgdlm: run make setup first" >&2; exit 2; }
 stage1=${STAGE1:-outputs/demo}
 $lgdlm prepare --config-name demo
 [ -e "$stage1/latest" ] || $lgdlm train --config-name demo
-$lgdlm evaluate "$stage1" out=outputs/stage1_before.json
+$lgdlm evaluate "$stage1" --config-name demo out=outputs/stage1_before.json
 $lgdlm train --config-name stage2 "model.checkpoint_path=$stage1" "$@"
-$lgdlm evaluate outputs/stage2
-$lgdlm evaluate outputs/stage2 data.latent_dir=data/demo out=outputs/stage1_after.json
+$lgdlm evaluate outputs/stage2 --config-name stage2
+$lgdlm evaluate outputs/stage2 --config-name demo out=outputs/stage1_after.json
 $lgdlm sample outputs/stage2 mode=prior num_samples=8 temperature=0.8
 $lgdlm report outputs/stage2

@@ -15,12 +15,24 @@ from lgdlm.key import group, key
 
 
 @dataclass(frozen=True)
+class Source:
+    """One of several folders that are read together."""
+
+    path: str = key("", "a packed folder")
+    weight: float = key(1.0, "its part of the training rows, in proportion to the other weights", at_least=1e-9)
+
+
+@dataclass(frozen=True)
 class Data:
     latent_dir: str = key("", "folder of the data: a packed folder, or train_data.json + latents/ of the per-sample layout")
     token_dir: str = key("", "folder of the per-sample tokens; empty: the packed layout in latent_dir")
+    sources: list[Source] = key([], "instead of latent_dir, packed folders mixed by weight: [{path, weight}, ...]")
     max_samples: int | None = key(None, "train on the first samples only; null: all", at_least=1)
     max_val_samples: int | None = key(1000, "validate on the first samples only; null: all", at_least=1)
     bucket_rows: int = key(32, "rows of one length that stay together, so that nothing is padded", at_least=1)
+    window_rows: int = key(1 << 20, "texts shuffled and bucketed at once; a longer epoch is read in windows", at_least=1)
+    prefetch: int = key(0, "steps made ready in a thread while the current one is computed", at_least=0)
+    verify: bool = key(True, "read packed folders completely before step 1; false: sizes and headers only, after lgdlm check")
     use_external_latents: bool = key(True, "read the data's latents; a missing one is an error")
 
 
@@ -55,7 +67,13 @@ class Model:
     latent_beta_min: float = key(1e-4, "smallest beta of the linear schedule", at_least=0, at_most=1)
     latent_beta_max: float = key(0.02, "largest beta of the linear schedule", at_least=0, at_most=1)
     latent_parameterization: str = key("v_param", "what the network predicts of the latent", ("v_param", "x0", "epsilon"))
-    text_process: str = key("masked", "the text's noise process", ("masked",))
+    text_process: str = key(
+        "masked", "the text's noise process: masks on tokens, or Gaussian noise on their embeddings", ("masked", "embedding")
+    )
+    text_beta_schedule: str = key("cosine", "embedding: the text's noise schedule", ("cosine", "linear", "sigmoid"))
+    self_conditioning_prob: float = key(
+        0.0, "embedding: share of steps in which the network is shown its own first estimate; 0: never", at_least=0, at_most=1
+    )
     t_eps: float = key(1e-4, "smallest masking probability's complement: alpha_t = 1 - (1 - t_eps) t", at_least=1e-8, at_most=0.1)
     length: str = key("predicted", "where a text ends: a length head, or its first EOS", ("predicted", "eos"))
     latent_encoder_type: str = key(
@@ -94,7 +112,7 @@ class RWKV7Model(Model):
     rwkv_local_path: str | None = key(None, "pretrained RWKV-7 weights to start from: .pth, .safetensors, or a folder; sizes are theirs")
     rwkv_name: str | None = key(None, "the same at the Hugging Face hub or in its cache: owner/name or owner/name/file")
     rwkv_revision: str | None = key(None, "branch, tag or commit of rwkv_name")
-    freeze_backbone: bool = key(True, "pretrained token rows and blocks do not train; means nothing without pretrained weights")
+    freeze_backbone: bool | None = key(None, "token rows and blocks of pretrained weights do not train; null: true where there are any")
     use_rwkv_lm_head: bool = key(False, "the vocabulary head starts as the pretrained one; false: a head of its own, which always trains")
     train_lm_head: bool = key(False, "a pretrained vocabulary head trains")
     backward_init: str = key("forward", "right-to-left halves beside pretrained ones: a copy of them, or fresh", ("forward", "fresh"))
@@ -123,6 +141,24 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class NoiseLevel:
+    """The range of random times from a step on; up to the next level it moves on a line."""
+
+    step: int = key(0, "optimizer step, counted from 1; before the first level its range holds", at_least=0)
+    low: float = key(0.0, "times lie above", at_least=0, at_most=1)
+    high: float = key(1.0, "and up to", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Parameters that wait, and until when."""
+
+    patterns: list[str] = key([], "regular expressions over parameter names")
+    steps: int | None = key(None, "optimizer steps that they wait", at_least=1)
+    epochs: int | None = key(None, "or passes over the data", at_least=1)
+
+
+@dataclass(frozen=True)
 class Training:
     seed: int = key(42, "the only source of randomness besides the step number")
     num_train_steps: int | None = key(None, "stop after so many optimizer steps", at_least=1)
@@ -148,6 +184,9 @@ class Training:
         None, "steps before the parameters of unfreeze_patterns train; null: all from the first", at_least=1
     )
     unfreeze_patterns: list[str] = key([], "regular expressions over parameter names; []: all but Stage II's own")
+    unfreeze_schedule: list[Thaw] = key([], "gradual unfreezing, part by part: [{patterns, steps | epochs}, ...]")
+    backbone_unfreeze_epoch: int | None = key(None, "passes over the data before the blocks between the ends train", at_least=1)
+    noise_levels: list[NoiseLevel] = key([], "a curriculum over random times: [{step, low, high}, ...]; []: (0, 1] always")
     resume: str | None = key(None, "auto (newest complete checkpoint of the run) or a checkpoint folder")
     fallback: bool = key(False, "resume from the newest whole checkpoint where a newer one is damaged; --fallback says the same")
     max_skipped_steps: int = key(10, "non-finite steps in a row before training gives up", at_least=0)
@@ -156,12 +195,20 @@ class Training:
     ledger: bool = key(False, "write the sample ids of every step to ledger.jsonl")
     poison_ids: str = key("", "test hook: sample ids, comma separated, whose loss becomes NaN")
     num_threads: int = key(0, "threads of the arithmetic; 0: as the environment says", at_least=0)
+    nproc: int = key(1, "processes on this machine, which train together; torchrun's own number goes before", at_least=1)
+    shard: bool = key(False, "FSDP2: each process keeps a part of the denoiser, for models that do not fit; false: each keeps it whole")
 
 
 @dataclass(frozen=True)
 class Loss:
     loss_type: str = key("random", "what is learned", (*OBJECTIVES, "random", "sequential"))
-    text_weighting: str = key("elbo", "weight of a masked token: the bound's 1/t, or uniform", ("elbo", "uniform"))
+    text_weighting: str = key(
+        "elbo",
+        "weight of a masked token: the bound's 1/t, or uniform; of an embedding's error: uniform, or epsilon, the error of its noise",
+        ("elbo", "uniform", "epsilon"),
+    )
+    auxiliary_ce_weight: float = key(0.0, "weight of the plain cross entropy beside the text's own loss", at_least=0)
+    embedding_mse_weight: float = key(1.0, "embedding: weight of the squared error of the estimated embeddings", at_least=0)
     text_loss_weight: float = key(1.0, "weight of the text loss", at_least=0)
     latent_loss_weight: float = key(1.0, "weight of the latent loss", at_least=0)
     length_loss_weight: float = key(1.0, "weight of the length loss", at_least=0)
@@ -221,10 +268,14 @@ class Logging:
 class Sampling:
     mode: str = key("l2t", "what is given and what is drawn", ("l2t", "t2l", "joint", "infill", "edit", "interpolate", "prior", "encode"))
     checkpoint: str | None = key(None, "checkpoint folder, or a run's folder for its latest")
-    input: str | None = key(None, "latents: a .npy file, or a folder of <id>.npy")
-    project: bool = key(False, "the latents are the encoder's own: project them as the training data was")
-    prompts: str | None = key(None, "texts: JSONL with id and text, one text a line (.txt), or - for stdin")
+    input: str | None = key(None, "latents: a .npy file, a folder of <id>.npy, or JSONL with id and latent, as t2l writes it")
+    project: bool | None = key(
+        None, "true: the latents are the encoder's own, project them as the training data was; false: the model's; null: their width says"
+    )
+    prompts: str | None = key(None, "texts: JSONL with id and text, one text a line (.txt), or - for stdin; l2t: instead of input")
     prompt: str | None = key(None, "one text, instead of prompts")
+    limit: int | None = key(None, "take the first latents or prompts only; null: all", at_least=1)
+    max_tokens: int | None = key(None, "refuse longer prompts; null: what the model has room for", at_least=1)
     out: str | None = key(None, "JSONL file to write; null: stdout")
     num_steps: int = key(32, "steps of the reverse process", at_least=1)
     seq_len: int | None = key(None, "tokens of each text; null: the model says (length=eos: room for max_seq_len)", at_least=1)
@@ -233,6 +284,12 @@ class Sampling:
     top_p: float = key(1.0, "draw among the likeliest tokens of this total probability", at_least=0, at_most=1)
     guidance_scale: float = key(1.0, "classifier-free guidance; 1: none", at_least=0)
     order: str = key("ancestral", "which masks are revealed first", ("ancestral", "confidence", "entropy"))
+    rounding: str = key(
+        "logits",
+        "embedding: tokens from the last logits, nearest to the last estimate, or nearest at every step",
+        ("logits", "nearest", "every_step"),
+    )
+    text_sampler: str = key("ddim", "embedding: reverse step of the text", ("ddim", "ddpm", "dpmpp"))
     remask: float = key(0.0, "strength at which revealed tokens may be masked again; 0: never", at_least=0, at_most=1)
     share: float = key(0.5, "edit: share of the tokens drawn anew", at_least=0, at_most=1)
     latent_sampler: str = key("ddim", "reverse step of the latent", ("ddim", "ddpm", "dpmpp"))
@@ -243,6 +300,7 @@ class Sampling:
     rounds: int = key(0, "rounds of edits of that sample, kept where the model's own t2l prefers them", at_least=0)
     num_samples: int = key(8, "samples of joint and prior, points of interpolate", at_least=1)
     use_ema: bool = key(True, "sample from the averaged weights")
+    fallback: bool = key(False, "where the checkpoint is damaged: take the newest older one that is whole (--fallback)")
 
 
 @dataclass(frozen=True)
@@ -263,6 +321,8 @@ class Evaluation:
     encoder: str | None = key(None, "encoder that judges generated texts; null: the one that made the latents")
     judge: bool = key(True, "perplexity of generated texts under a small language model, where its package is installed")
     dtype: str = key("auto", "arithmetic of generated texts and latents; auto: bf16 where it is faster", ("auto", "bf16", "fp32"))
+    fallback: bool = key(False, "where the checkpoint is damaged: take the newest older one that is whole (--fallback)")
+    checklist: str | None = key(None, "Markdown file of boxes to prove on this checkpoint; a ticked copy is written into the run")
 
 
 @dataclass(frozen=True)
@@ -284,8 +344,11 @@ class Prepare:
     encoder_instruction: str | None = key(None, "what the vectors are for, where the role's prompt asks for it")
     encoder_language: str | None = key(None, "of the texts, for encoders that want to know, such as eng_Latn")
     encoder_dtype: str = key("auto", "arithmetic of the encoder; auto: bfloat16 where it is faster", ("auto", "float32", "bfloat16"))
-    projection: str = key("pca", "to latent_dim: pca, matryoshka, identity, or the folder of a saved projection")
-    latent_dim: int | None = key(32, "width D of the stored latents; null: the encoder's", at_least=1)
+    projection: str = key(
+        "auto",
+        "to latent_dim: pca, matryoshka, identity, or a saved one's folder; auto: pca, given latents of that width as they are",
+    )
+    latent_dim: int | None = key(32, "width D of the stored latents; null: that of the encoder or of the latents given", at_least=1)
     latents: str | None = key(None, ".npy of one latent a text, instead of an encoder")
     min_tokens: int = key(1, "shorter texts are left out, and counted", at_least=1)
     max_tokens: int = key(512, "longer texts are left out, and counted", at_least=1)
@@ -298,6 +361,8 @@ class Prepare:
         ("packed", "samples", "rwkv", "hf", "run"),
     )
     weights_dtype: str = key("keep", "convert to rwkv or hf: numbers of the weights; keep: as they are", ("keep", "fp32", "bf16", "fp16"))
+    engine: str = key("local", "who tokenizes and encodes: processes of this machine, or a Ray cluster", ("local", "ray"))
+    num_workers: int = key(1, "how many at once; the folder that is written does not depend on it", at_least=1)
     overwrite: bool = key(False, "replace what the folder holds")
 
 

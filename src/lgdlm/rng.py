@@ -69,12 +69,12 @@ class Rng:
         return ((bits.double() + 0.5) * 2.0**-52).view(len(self._keys), *shape)
 
     def normal(self, purpose: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal [B, *shape] by Box-Muller in float64."""
-        count = math.prod(shape)
-        half = (count + 1) // 2
-        u = self.uniform(purpose, 2, half)
-        radius, angle = (-2.0 * u[:, 0].log()).sqrt(), 2.0 * math.pi * u[:, 1]
-        draws = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+        """Standard normal [B, *shape] by Box-Muller in float64, on the last axis: a number does not depend on how many rows of that
+        axis stand behind its own, so the noise of a text does not depend on how far its row is padded."""
+        *lead, width = shape or (1,)
+        u = self.uniform(purpose, *lead, 2, (width + 1) // 2)
+        radius, angle = (-2.0 * u[..., 0, :].log()).sqrt(), 2.0 * math.pi * u[..., 1, :]
+        draws = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)[..., :width]
         return draws.reshape(len(self._keys), *shape).to(dtype)
 
     def shared(self, purpose: str) -> Tensor:

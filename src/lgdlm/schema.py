@@ -126,7 +126,9 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, where: object) ->
 def _value(key: Key, value: Any, name: str, where: object) -> Any:
     value = _typed(key.type, value, name, where)
     if key.choices and value is not None and value not in key.choices:
-        raise InputError("CONFIG", where, name, f"{value!r} is not one of {', '.join(key.choices)}; {nearest(str(value), key.choices)}")
+        close = nearest(str(value), key.choices)
+        meant = f"; {close}" if close.startswith("did you mean") else ""
+        raise InputError("CONFIG", where, name, f"{value!r} is not one of {', '.join(key.choices)}{meant}")
     for number in value.values() if isinstance(value, dict) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise InputError("CONFIG", where, name, f"a finite number is expected, got {number}")

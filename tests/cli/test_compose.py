@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lgdlm.cli.compose import _literal, compose
-from lgdlm.compat import CHOSEN, IGNORED, MODES, RENAMED
+from lgdlm.compat import CHOSEN, LISTS, MODES, RENAMED
 from lgdlm.config import MODELS, Phase
 from lgdlm.errors import InputError
-from lgdlm.schema import to_yaml
+from lgdlm.idle_keys import IGNORED, ONLY
+from lgdlm.schema import all_keys, to_yaml
 
 
 def refused(words, config_name="default"):
@@ -34,12 +35,73 @@ def test_an_old_name_of_the_denoiser_chooses_the_schema_too(old):
     assert type(compose([f"{old}=rwkv", "model.fusion=gated"]).model) is MODELS["rwkv7"]
 
 
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_spelling_sets_todays_key(old, new):
+def two_values(name):
+    """Two values that a key may have, as typed and as read."""
+    key = all_keys()[name]
+    words = key.choices[:2] if len(key.choices) > 1 else ("7", "9")
+    return [(word, int(word) if key.type is int else word) for word in words]
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in RENAMED.items() if pair[1] != "model.text_process"])
+def test_an_old_spelling_sets_todays_key(old, new, tmp_path):
     group, _, name = new.partition(".")
-    assert getattr(getattr(compose([f"{old}=t2l"], "mmdit_stable"), group), name) == "t2l"
-    assert compose([f"{old}=t2l", f"{new}=t2l"]) == compose([f"{new}=t2l"])
-    assert "differ" in refused([f"{old}=t2l", f"{new}=l2t"]).message
+    (one, read), (other, _) = two_values(new)
+    assert getattr(getattr(compose([f"{old}={one}"], "mmdit_stable"), group), name) == read
+    assert compose([f"{old}={one}", f"{new}={one}"]) == compose([f"{new}={one}"])
+    assert "differ" in refused([f"{old}={one}", f"{new}={other}"]).message
+    own = tmp_path / "own.yaml"
+    own.write_text(f"{old.partition('.')[0]}: {{{old.partition('.')[2]}: {one}}}\n")
+    assert compose([], str(own)) == compose([f"{new}={one}"])
+
+
+def test_the_text_process_has_its_old_name(tmp_path):
+    assert compose(["model.diffusion_process=mdlm"]) == compose(["model.text_process=masked"])
+    assert "masked" in refused(["model.diffusion_process=gidd"]).message
+
+
+@pytest.mark.parametrize("old", LISTS)
+def test_the_list_of_a_split_names_the_folder_of_both(old, tmp_path):
+    assert compose([f"{old}=a/b c/{LISTS[old]}"]).data.latent_dir == "a/b c"
+    assert compose([f"{old}={LISTS[old]}"]).data.latent_dir == "."
+    assert compose([f"{old}=a/{LISTS[old]}", "data.latent_dir=a/"]).data.latent_dir == "a/"
+    assert "differ" in refused([f"{old}=a/{LISTS[old]}", "data.latent_dir=b"]).message
+    assert "called" in refused([f"{old}=a/texts.json"]).message
+    own = tmp_path / "own.yaml"
+    own.write_text(f"data: {{data_files: {{train: a/{LISTS['data.data_files.train']}, validation: a/validation_data.json}}}}\n")
+    assert compose([], str(own)).data.latent_dir == "a"
+    own.write_text("data: {data_files: {test: a/test_data.json}}\n")
+    assert refused([], str(own)).field == "data.data_files"
+
+
+def test_a_tokenizer_of_the_earlier_systems_is_the_packaged_one():
+    assert compose(["data.tokenizer_path=BlinkDL/rwkv7-g1"]).tokenizer.path == "rwkv"
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "n_blocks", "n_heads"])
+def test_a_size_that_weights_would_say_is_left_out_by_null(name, tmp_path):
+    assert compose([f"model.{name}=null"], "rwkv_mmdit") == compose([], "rwkv_mmdit")
+    own = tmp_path / "own.yaml"
+    own.write_text(f"denoiser_type: rwkv\nmodel: {{{name}: null}}\n")
+    assert compose([], str(own)) == compose(["model=rwkv7"])
+
+
+def test_a_file_freezes_what_weights_there_are_and_a_word_asks_for_some(tmp_path):
+    """`true` was the default of files, whose weights a word may take away; `training.backbone` refuses it where it stands as a word."""
+    own = tmp_path / "own.yaml"
+    for value, taken in (("true", None), ("false", False), ("null", None)):
+        own.write_text(f"denoiser_type: rwkv\nmodel: {{rwkv_name: a/b, freeze_backbone: {value}}}\n")
+        assert compose(["model.rwkv_name=null"], str(own)).model.freeze_backbone is taken
+        word = compose(["model=rwkv7", f"model.freeze_backbone={value}"]).model.freeze_backbone
+        assert word is {"true": True, "false": False, "null": None}[value]
+    assert refused(["model=rwkv7", "model.freeze_backbone=yes"]).field == "model.freeze_backbone"
+
+
+def test_denoisers_that_disagree_are_refused(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("denoiser_type: rwkv\nmodel: {type: multimodal_mmdit}\n")
+    assert "differ" in refused([], str(own)).message
+    own.write_text("defaults: [mmdit_stable, _self_]\nmodel: {type: rwkv_diffusion_rnn}\n")
+    assert compose([], str(own)).model.denoiser == "rwkv7", "a file on a shipped configuration still says its network"
 
 
 def test_a_json_list_is_read():
@@ -86,11 +148,34 @@ def test_text_is_never_interpolated(text):
     assert OmegaConf.create({"a": "other", "x": _literal(text)})["x"] == text
 
 
-def test_a_key_without_a_meaning_is_taken_with_a_notice(tmp_path, capsys):
-    assert compose(["data.num_workers=8"]) == compose([])
-    assert capsys.readouterr().err == "note: data.num_workers=8 is ignored: " + IGNORED["data.num_workers"] + "\n"
-    (tmp_path / "own.yaml").write_text("data: {num_workers: 8}")
-    assert compose([], str(tmp_path / "own.yaml")) == compose([])
+IDLE = {**{name: ("8", why) for name, why in IGNORED.items()}, **{name: (values[0], why) for name, (values, why) in ONLY.items()}}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_key_without_a_meaning_is_taken_with_a_notice(name, tmp_path, capsys):
+    value, why = IDLE[name]
+    assert name not in all_keys()
+    assert compose([f"{name}={value}"]) == compose([])
+    assert capsys.readouterr().err == f"note: {name}={value} is ignored: {why}\n"
+    own = tmp_path / "own.yaml"
+    *groups, key = name.split(".")
+    own.write_text("".join(f"{group}: {{" for group in groups) + f"{key}: {value}" + "}" * len(groups))
+    assert compose([], str(own)) == compose([])
+    assert capsys.readouterr().err == f"note: {name} of {own} is ignored: {why}\n"
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_what_is_not_offered_is_refused_with_its_reason(name, tmp_path):
+    values, why = ONLY[name]
+    error = refused([f"{name}=0.5"])
+    assert error.field == name
+    assert why in error.message
+    (tmp_path / "own.yaml").write_text(f"{name.replace('.', ': {')}: 0.5}}")
+    assert refused([], str(tmp_path / "own.yaml")).message == error.message.replace("'0.5'", "0.5")
+
+
+def test_a_number_may_be_written_in_its_ways():
+    assert compose(["model.p_uniform=0.0", "model.cluster_size=0"]) == compose([])
 
 
 def test_null_is_nothing_where_nothing_is_allowed():

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from pretrained_world import random_weights, read_by_rwkv, tokens
-from safetensors.torch import load_file
 from training_world import data_folder, train
 
 from lgdlm.cli import progress
@@ -60,8 +59,17 @@ def test_from_layout_to_layout_and_back(tmp_path: Path, dtype: torch.dtype) -> N
     path = pretrained(tmp_path / "file", dtype)
     assert convert(path, f"out={tmp_path / 'hf'}", "layout=hf") == 0
     assert convert(tmp_path / "hf", f"out={tmp_path / 'rwkv'}", "layout=rwkv") == 0
-    assert_same_bits(load_file(tmp_path / "rwkv/model.safetensors"), dtype)
+    assert_same_bits(torch.load(tmp_path / "rwkv/model.pth", weights_only=True), dtype)
     assert (tmp_path / "rwkv/tokenizer_identity.json").is_file()
+
+
+def test_an_export_replaces_one_to_the_other_layout(tmp_path: Path) -> None:
+    path, out = pretrained(tmp_path / "file"), tmp_path / "out"
+    files = {"hf": {"model.safetensors", "config.json"}, "rwkv": {"model.pth"}}
+    for layout in ("hf", "rwkv", "hf"):
+        assert convert(path, f"out={out}", f"layout={layout}", "prepare.overwrite=true") == 0
+        assert {p.name for p in out.iterdir()} - {"tokenizer_identity.json", "vocabulary.json"} == files[layout]
+        assert_same_bits(read_pretrained(out).tensors, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -102,9 +110,8 @@ def test_what_is_left_behind_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.skipif(find_spec("rwkv") is None, reason="package rwkv is not installed")
 def test_the_rwkv_package_reads_what_we_write(tmp_path: Path) -> None:
     convert(pretrained(tmp_path / "file"), f"out={tmp_path / 'rwkv'}", "layout=rwkv")
-    torch.save(load_file(tmp_path / "rwkv/model.safetensors"), tmp_path / "again.pth")
     ids = tokens(17, sizes=SIZES)
-    theirs = read_by_rwkv(tmp_path / "again.pth", ids[0].tolist(), tmp_path / "logits.safetensors")
+    theirs = read_by_rwkv(tmp_path / "rwkv/model.pth", ids[0].tolist(), tmp_path / "logits.safetensors")
     torch.testing.assert_close(read_pretrained(tmp_path / "file/w.pth").model()(ids)[0][0], theirs, atol=1e-4, rtol=0)
 
 

@@ -104,6 +104,7 @@ def test_only_the_first_rank_speaks(command, capsys, monkeypatch):
     ("words", "said"),
     [
         (["trian"], "'train'"),
+        (["help"], "lgdlm --help"),
         (["train", "--quite"], "'--quiet'"),
         (["train", "--quick"], "--quiet"),
         (["train", "stray"], "key=value"),
@@ -158,6 +159,10 @@ def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(re.search(rf"^  {name} ", out, re.M) for name in COMMANDS)
+    assert "--version" in out
+    for name in ("train", "sample", "evaluate"):
+        assert main([name, "--help"]) == 0
+        assert "--fallback" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["train", "sede=1"]])

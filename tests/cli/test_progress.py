@@ -32,7 +32,7 @@ def test_lines_come_now_and_then_and_tell_what_is_left(capsys, monkeypatch):
         for _ in range(6):
             bar.advance()
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["work: 2/6", "work: 4/6", "work: 6/6", "work: 6/6"]
+    assert [line.split("  ")[0] for line in lines] == ["work: 2/6", "work: 4/6", "work: 6/6"], "the last one once"
     assert "24 s left" in lines[0]
 
 

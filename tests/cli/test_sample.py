@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,30 +14,32 @@ import pytest
 import torch
 
 from lgdlm.cli.__main__ import main
-from lgdlm.config import Config, TransformerModel
+from lgdlm.config import Config, Data, TransformerModel
+from lgdlm.data.manifest import Manifest
 from lgdlm.data.projection import fit_projection
 from lgdlm.data.tokenizer import make_tokenizer
 from lgdlm.models.build import build_model
 from lgdlm.sampling import SAMPLERS
 from lgdlm.schema import to_yaml
 from lgdlm.training.checkpoint import Snapshot, save_checkpoint
+from lgdlm.training.restore import restore
 from lgdlm.training.weights import weights_of
 
 DIM, WIDE = 4, 7
 
 
-def checkpoint(folder: Path, length: str) -> Path:
+def checkpoint(folder: Path, length: str, wide: int = WIDE, data: str = "") -> Path:
     kind = TransformerModel(hidden_size=16, n_blocks=1, n_heads=2, max_seq_len=24, latent_dim=DIM, length=length)
     tokenizer = make_tokenizer("byte")
     mean, std = torch.full((DIM,), 0.2), torch.full((DIM,), 1.5)
     model = build_model(kind, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, latent_mean=mean, latent_std=std, seed=1)
     tokenizer.save(folder / "tokenizer")
-    wide = np.random.default_rng(0).standard_normal((50, WIDE)).astype(np.float32)
-    projection = fit_projection("pca", wide, DIM)
+    projection = fit_projection("pca", np.random.default_rng(0).standard_normal((50, wide)).astype(np.float32), DIM)
     projection.save(folder / "projection")
     weights, folders = weights_of(model), {name: folder / name for name in ("tokenizer", "projection")}
     averages = {name: p.detach() for name, p in model.named_parameters()}
-    return save_checkpoint(folder, "step_00000001", Snapshot(1, weights, averages, {}, {}, to_yaml(Config(model=kind)), folders))
+    config = to_yaml(Config(model=kind, data=Data(latent_dir=data)))
+    return save_checkpoint(folder, "step_00000001", Snapshot(1, weights, averages, {}, {}, config, folders))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +149,87 @@ def test_latents_of_the_encoder_are_projected_on_demand(trained, here, capsys):
     assert "sampling.project=true" in line
     assert len(lines(str(trained), "input=wide.npy", "project=true", capsys=capsys)) == 1
     np.save(here / "odd.npy", np.ones(1024, np.float32))
-    assert "lgdlm prepare" in refusal(str(trained), "input=odd.npy", capsys=capsys)
+    line = refusal(str(trained), "input=odd.npy", capsys=capsys)
+    assert "give the model's own 4" in line
+    assert "encoder's 7 with sampling.project=true" in line
+
+
+def test_where_the_width_does_not_say_whose_latents_they_are_the_user_does(tmp_path, here, capsys):
+    """A PCA that keeps the width turns the space: latents of before it are none of the model's."""
+    run = checkpoint(tmp_path / "square", "predicted", wide=DIM)
+    assert "project=true (the encoder's) or project=false (the model's own)" in refusal(str(run), "input=z", capsys=capsys)
+    own, projected = (lines(str(run), "input=z", f"project={said}", "temperature=0", capsys=capsys) for said in ("false", "true"))
+    assert len(own) == len(projected) == 3
+    write = lines(str(run), "mode=t2l", "prompts=texts.jsonl", capsys=capsys)
+    (here / "z.jsonl").write_text("".join(json.dumps(line) + "\n" for line in write))
+    assert len(lines(str(run), "input=z.jsonl", capsys=capsys)) == 2, "lines are the model's own"
+
+
+def test_what_t2l_writes_l2t_reads(trained, here, capsys):
+    written = lines(str(trained), "mode=t2l", "prompts=texts.jsonl", capsys=capsys)
+    (here / "z.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written), encoding="utf-8")
+    (here / "same").mkdir()
+    for line in written:
+        np.save(here / "same" / f"{line['id']}.npy", np.array(line["latent"], np.float32))
+    texts = lines(str(trained), "input=z.jsonl", capsys=capsys)
+    assert texts == lines(str(trained), "input=same", capsys=capsys)
+    assert [line["id"] for line in texts] == ["a", "b c"]
+    assert len(lines(str(trained), "mode=interpolate", "input=z.jsonl", "num_samples=3", capsys=capsys)) == 3
+    assert len(lines(str(trained), "mode=edit", "prompts=texts.jsonl", "input=z.jsonl", capsys=capsys)) == 2
+
+
+def test_texts_become_latents_by_the_encoder_of_the_training_data(here, capsys, monkeypatch):
+    """l2t of prompts is l2t of the latents that this encoder and projection make of them."""
+
+    class Known:
+        def encode(self, texts):
+            return np.array([[len(t), ord(t[0]), ord(t[-1]), 1, 2, 3, 4 + i] for i, t in enumerate(texts)], np.float32)
+
+    (here / "data").mkdir()
+    run = checkpoint(here / "run", "predicted", data="data")
+    restored = restore(run)
+    manifest = Manifest(
+        layout="packed", vocab_size=256, tokenizer=restored.tokenizer.identity(), counts={},
+        encoder={"name": "known"}, projection=restored.projection.identity(), latent_dim=DIM,
+    )  # fmt: skip
+    monkeypatch.setattr("lgdlm.cli.sampling_inputs.has_manifest", lambda folder: folder == Path("data"))
+    monkeypatch.setattr("lgdlm.cli.sampling_inputs.read_manifest", lambda folder: manifest)
+    monkeypatch.setattr("lgdlm.data.encoder.load_encoder", lambda identity: Known())
+    texts = lines(str(run), "prompts=texts.jsonl", capsys=capsys)
+    wide = Known().encode(["a small cat", "na\u00efve"])
+    for name, row in zip(("a", "b c"), wide, strict=True):
+        np.save(here / "z" / f"{name}.npy", row)
+    (here / "z/sub/\u00e4.npy").unlink()
+    assert lines(str(run), "input=z", "project=true", capsys=capsys) == texts
+    assert "got both" in refusal(str(run), "input=z", "prompt=a", capsys=capsys)
+    manifest = dataclasses.replace(manifest, encoder={"name": "given"})
+    assert "no encoder is known" in refusal(str(run), "prompt=a", capsys=capsys)
+
+
+def test_without_its_data_a_model_knows_no_encoder(trained, here, capsys):
+    assert "sampling.prompts: the data that the model was trained on" in refusal(str(trained), "prompt=a", capsys=capsys)
+
+
+def test_input_is_checked_before_a_model_is_loaded(trained, here, capsys, monkeypatch):
+    def load(*words, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("lgdlm.cli.sample.restore", load)
+    for words in ([], ["input=nowhere.npy"], ["mode=t2l"], ["mode=infill", "prompts=none.txt"], ["mode=edit", "prompt=a"]):
+        refusal(str(trained), *words, capsys=capsys)
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_demand(trained, here, capsys):
+    run = here / "run"
+    shutil.copytree(trained, run / "step_00000001")
+    shutil.copytree(trained, run / "step_00000002")
+    (run / "step_00000002/model.safetensors").write_bytes(b"damage")
+    (run / "latest").write_text("step_00000002")
+    assert main(["sample", str(run), "input=z", "num_steps=2", "--quiet"]) == 3
+    assert "(--fallback takes it)" in capsys.readouterr().err
+    assert len(lines(str(run), "input=z", "--fallback", capsys=capsys)) == 3
+    assert main(["check", str(run / "latest"), "--quiet"]) == 3
+    assert "step_00000001: step 1" in capsys.readouterr().out, "RUN/latest is the run"
 
 
 def test_a_file_appears_whole_or_not_at_all(trained, here, capsys):
@@ -173,6 +257,11 @@ def test_a_file_appears_whole_or_not_at_all(trained, here, capsys):
         (["mode=infill", "prompt=no hole"], "E_NO_HOLE"),
         (["mode=edit", "prompts=texts.jsonl", "input=pair.npy"], "E_MISSING_LATENT pair.npy a:"),
         (["mode=interpolate", "input=z"], "two latents are expected, got 3"),
+        (["mode=edit", "prompt=a", "input=pair.npy"], "E_MISSING_LATENT pair.npy prompt:"),
+        (["input=words.jsonl"], "E_BAD_DTYPE words.jsonl:1"),
+        (["input=short.jsonl"], "E_LATENT_DIM short.jsonl:2 latent: "),
+        (["input=twice.jsonl"], "E_DUPLICATE_ID twice.jsonl:2"),
+        (["mode=foo"], "'foo' is not one of l2t, t2l, joint, infill, edit, interpolate, prior, encode"),
         (["mode=t2l", "prompt=a", "best_of=2"], "sampling.best_of"),
         (["mode=t2l", "prompt=a", "rounds=2"], "sampling.rounds"),
         (["input=text.npy"], "E_BAD_NPY text.npy"),
@@ -180,7 +269,7 @@ def test_a_file_appears_whole_or_not_at_all(trained, here, capsys):
         (["input=nan.npy"], "E_NAN_LATENT nan.npy#1"),
         (["input=cube.npy"], "E_BAD_SHAPE cube.npy"),
         (["input=empty"], "holds no .npy file"),
-        (["input=pair.npy", "seq_len=99"], "seq_len"),
+        (["input=pair.npy", "seq_len=99"], "1 to 24 tokens are expected, got 99"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(trained, here, capsys, words, expected):
@@ -190,9 +279,13 @@ def test_bad_input_is_one_line_that_names_it(trained, here, capsys, words, expec
     (here / "empty").mkdir()
     np.save(here / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(here / "nan.npy", np.array([[0, 0, 0, 0], [0, np.inf, 0, 0]], np.float32))
+    (here / "words.jsonl").write_text('{"id": "a", "latent": "1 2 3 4"}\n')
+    (here / "short.jsonl").write_text('{"id": "a", "latent": [1, 2, 3, 4]}\n{"id": "b", "latent": [1, 2, 3]}\n')
+    (here / "twice.jsonl").write_text('{"id": "a", "latent": [1, 2, 3, 4]}\n{"id": "a", "latent": [1, 2, 3, 4]}\n')
     np.save(here / "cube.npy", np.zeros((2, 3, DIM), np.float32))
     line = refusal(str(trained), *words, capsys=capsys)
     assert expected in line
+    assert line.count("interpolate, prior") <= 1, "choices are listed once"
     assert len(line.encode()) <= 300
 
 

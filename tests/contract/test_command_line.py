@@ -51,7 +51,7 @@ def test_a_signal_outside_the_loop_ends_at_once(
 ) -> None:
     """While data are read or samples drawn there is no step to save."""
     module = ModuleType("lgdlm.cli.check")
-    module.run = lambda config: os.kill(os.getpid(), number)  # type: ignore[attr-defined]
+    module.run = lambda config, words: os.kill(os.getpid(), number)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lgdlm.cli.check", module)
     before, keyboard = (
         signal.getsignal(signal.SIGTERM),

@@ -13,19 +13,24 @@ import lgdlm
 SOURCE = Path(lgdlm.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 OLD_CHECKPOINTS = {"models/pretrained.py"}  # where a .pth of others is read, by torch's list of harmless types
+FOR_OTHERS = {"training/export.py"}  # where a .pth is written, a table of tensors, for programs that read nothing else
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "code", "runpy", "pty"}
 HARMLESS = {"pickle.UnpicklingError"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "execfile"}
 CALLS = {
-    "os.system", "os.popen", "os.execv", "os.execve", "os.execvp", "os.execl", "os.spawnl", "os.spawnv", "commands.getoutput",
+    "os.system", "os.popen", "commands.getoutput", "asyncio.create_subprocess_shell", "pydoc.locate", "runpy.run_path",
+    "importlib.util.spec_from_file_location", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__",
     "subprocess.getoutput", "subprocess.getstatusoutput", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all",
-    "yaml.unsafe_load", "yaml.unsafe_load_all", "torch.save", "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter",
+    "yaml.unsafe_load", "yaml.unsafe_load_all", "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter",
     "hydra.utils.instantiate", "hydra.utils.call", "hydra.utils.get_class", "hydra.utils.get_method", "hydra.utils.get_object",
     "OmegaConf.register_new_resolver", "omegaconf.OmegaConf.register_new_resolver", "datasets.load_dataset", "load_dataset",
     "tempfile.mktemp", "tarfile.open", "shutil.unpack_archive", "pandas.read_pickle", "pd.read_pickle", "numpy.fromregex",
 }  # fmt: skip
-UNSAFE_LOADERS = {"Loader", "FullLoader", "UnsafeLoader", "BaseLoader", "CLoader"}
+RUNNERS = ("os.exec", "os.spawn", "os.posix_spawn")  # and whatever follows
+UNSAFE_LOADERS = {"Loader", "FullLoader", "UnsafeLoader", "BaseLoader", "CLoader", "CFullLoader", "CUnsafeLoader"}
+FETCHERS = {"from_pretrained", "snapshot_download", "hf_hub_download", "cached_file"}
+MAY_FETCH = {"models/hub.py"}  # when the user asks for it
 
 
 def name_of(node: ast.expr) -> str:
@@ -48,7 +53,8 @@ def faults(tree: ast.AST, file: str = "") -> Iterator[tuple[int, str]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             if (node.module or "").split(".")[0] in MODULES and not set(names) <= HARMLESS:
                 yield node.lineno, f"from {node.module} import"
-            yield from ((node.lineno, name) for name in names if name in CALLS)
+            yield from ((node.lineno, name) for name in names if name in CALLS or name.startswith(RUNNERS))
+            yield from ((node.lineno, n) for n in names if n.startswith("yaml.") and n.rpartition(".")[2] in UNSAFE_LOADERS)
         elif isinstance(node, ast.Import):
             yield from ((node.lineno, f"import {a.name}") for a in node.names if a.name.split(".")[0] in MODULES - {"pickle"})
             yield from ((node.lineno, "import pickle as") for a in node.names if a.name == "pickle" and a.asname)
@@ -69,7 +75,18 @@ def faults(tree: ast.AST, file: str = "") -> Iterator[tuple[int, str]]:
 def call_faults(node: ast.Call, file: str) -> Iterator[str]:
     name = name_of(node.func)
     options = {keyword.arg: keyword.value for keyword in node.keywords}
-    if name in CALLS:
+    if name in CALLS or name.startswith(RUNNERS):
+        yield name
+    if name in ("np.load", "numpy.load") and len(node.args) > 2:
+        yield f"{name} with allow_pickle by place"
+    if (
+        name.rpartition(".")[2] in FETCHERS
+        and file not in MAY_FETCH
+        and None not in options
+        and not is_constant(options.get("local_files_only"), True)
+    ):
+        yield f"{name} without local_files_only"
+    if name == "torch.save" and file not in FOR_OTHERS:
         yield name
     if name == "torch.load" and not (is_constant(options.get("weights_only"), True) and file in OLD_CHECKPOINTS):
         yield "torch.load"
@@ -87,8 +104,14 @@ def option_faults(node: ast.AST) -> Iterator[str]:
         yield f"{node.arg} as a parameter"
     if isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant) and key.value in ("trust_remote_code", "allow_pickle") and not is_constant(value, False):
+            if (
+                isinstance(key, ast.Constant)
+                and key.value in ("trust_remote_code", "allow_pickle", "shell")
+                and not is_constant(value, False)
+            ):
                 yield str(key.value)
+            if isinstance(key, ast.Constant) and key.value == "local_files_only" and not is_constant(value, True):
+                yield "local_files_only"
 
 
 def from_our_package(argument: ast.expr | None) -> bool:
@@ -144,6 +167,16 @@ BAD = [
     "subprocess.run(x, **options)",
     "os.system(x)",
     "os.popen(x)",
+    "os.execvpe(x, y, z)",
+    "from os import posix_spawn",
+    "asyncio.create_subprocess_shell(x)",
+    "builtins.eval(x)",
+    "from yaml import FullLoader",
+    "np.load(x, None, True)",
+    "f(**{'shell': True})",
+    "AutoModel.from_pretrained(x)",
+    "snapshot_download(x, local_files_only=flag)",
+    "f(**{'local_files_only': False})",
     "importlib.import_module(x)",
     "import_module(f'{x}.y')",
     "hydra.utils.instantiate(x)",
@@ -166,6 +199,9 @@ FINE = [
     "importlib.import_module(f'lgdlm.cli.{x}')",
     "f(trust_remote_code=False)",
     "schema.compose(x)",
+    "AutoModel.from_pretrained(x, local_files_only=True)",
+    "AutoModel.from_pretrained(x, **options)",
+    "np.load(x, 'r')",
 ]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from lgdlm.data.convert import convert
 from lgdlm.data.frame import Frame
 from lgdlm.data.inspect import inspect_folder
 from lgdlm.data.prepare import prepare
+from lgdlm.data.problems import list_problems
 from lgdlm.data.storage import write_json
+from lgdlm.errors import InputError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -108,6 +111,38 @@ def test_what_the_model_expects_is_compared(packed: Path, expected: dict[str, An
     assert set(kinds) == {code}
     if code == "TEXT_TOO_LONG":
         assert kinds[code] == sum(len(text) > 20 for text in sentences(80))
+
+
+def test_width_and_presence_of_latents_are_the_data_s_own_unless_said(packed: Path, lgdlm: Run, tmp_path: Path) -> None:
+    """What training with a suitable model would accept is no defect; what was said is compared."""
+    assert lgdlm("check", str(packed), "model.max_seq_len=64").returncode == 0
+    refused = lgdlm("check", str(packed), "model.max_seq_len=64", "model.latent_dim=32")
+    assert refused.returncode == 2
+    assert "set model.latent_dim=4" in refused.stderr
+    assert "lgdlm convert" not in refused.stderr, "no projection makes 32 numbers of 4"
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(sentences(40)))
+    prepare("file", tmp_path / "plain", path=texts, encoder=None, tokenizer="byte", validation=10)
+    assert lgdlm("check", str(tmp_path / "plain"), "model.max_seq_len=64").returncode == 0
+    said = lgdlm("check", str(tmp_path / "plain"), "model.max_seq_len=64", "data.use_external_latents=true")
+    assert "E_NO_LATENTS" in said.stderr
+
+
+def test_a_folder_of_folders_asks_for_one_of_them(packed: Path, lgdlm: Run) -> None:
+    done = lgdlm("check", str(packed.parent))
+    assert done.returncode == 2
+    assert f"holds runs or data folders ({packed.name}): name one of them" in done.stderr
+
+
+def test_the_same_list_of_problems_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    problems = [InputError("X", f"{i}.npy", "latent", "is NaN") for i in range(3)]
+    first = list_problems(problems)
+    assert list_problems(problems) == first
+    assert list_problems(problems[:2]) != first
+    first.write_text("another's")
+    other = list_problems(problems)
+    assert (first.read_text(), len(other.read_text().splitlines())) == ("another's", 3)
 
 
 def test_overlap_of_files_is_a_note(tmp_path: Path) -> None:

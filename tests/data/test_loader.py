@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lgdlm.batch import Batch
 from lgdlm.data.collate import Frame, collate
-from lgdlm.data.epoch import group_rows, plan_epoch
+from lgdlm.data.epoch import group_rows, in_groups
 from lgdlm.data.loader import Loader, StepData, in_order
 from lgdlm.data.manifest import Manifest
 from lgdlm.data.paired import PairedDataset
@@ -96,10 +96,12 @@ def test_without_shuffling_every_epoch_is_the_same() -> None:
 @given(st.lists(st.integers(1, 6), min_size=24, max_size=150), st.sampled_from([1, 2, 3, 4, 6, 12]), st.integers(0, 99))
 def test_groups_have_one_length_and_leftovers_near_lengths(lengths: list[int], rows: int, seed: int) -> None:
     widths = np.array(lengths)
-    table = plan_epoch(widths, batch_size=12, rows=rows, seed=seed, epoch=1)
-    groups = widths[table.reshape(-1, rows)]
+    order = np.random.default_rng(seed).permutation(len(widths))[: len(widths) // 12 * 12]
+    table = in_groups(order, widths[order], rows)
+    assert sorted(table.ravel()) == sorted(order)
+    groups = widths[table]
     mixed = [group for group in groups if group.min() != group.max()]
-    used = np.bincount(widths[table.ravel()], minlength=7)
+    used = np.bincount(widths[order], minlength=7)
     assert len(mixed) <= -(-int((used % rows).sum()) // rows)  # only what whole groups left over
     spans = sorted((group.min(), group.max()) for group in mixed)
     assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))  # neighbours in length

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from lgdlm.data import packed
 from lgdlm.data.manifest import Manifest, read_manifest
 from lgdlm.data.packed import PackedSplit, PackedWriter
 from lgdlm.data.paired import open_dataset
+from lgdlm.data.shard import Shard
 from lgdlm.data.statistics import LatentStatistics
 from lgdlm.data.writing import Row
 from lgdlm.errors import InputError, StorageError
@@ -25,7 +27,7 @@ def assert_holds(split: PackedSplit, expected: list[Row]) -> None:
     assert list(split.ids) == [row.id for row in expected]
     assert list(split.texts) == [row.text for row in expected]
     np.testing.assert_array_equal(split.lengths, [len(row.tokens) for row in expected])
-    np.testing.assert_array_equal(split.last_tokens, [row.tokens[-1] for row in expected])
+    np.testing.assert_array_equal(split.last_tokens_of(everything), [row.tokens[-1] for row in expected])
     np.testing.assert_array_equal(split.gather(everything)[0], np.concatenate([row.tokens for row in expected]))
     if expected[0].latent is not None:
         np.testing.assert_array_equal(split.latents(everything), np.stack([row.latent for row in expected]))
@@ -135,3 +137,15 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         write(tmp_path, {"train": rows(9)})
     assert refused.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_are_given_back_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = rows(60)
+    split = PackedSplit(tmp_path, write(tmp_path, {"train": expected}), "train")
+    released = []
+    original = Shard.release
+    monkeypatch.setattr(Shard, "release", lambda shard: (released.append(shard), original(shard)))
+    monkeypatch.setattr(packed, "HELD_READS", 150)
+    for _ in range(5):
+        assert_holds(split, expected)
+    assert 2 <= len(released) < 5 * 6  # now and then, not at every read

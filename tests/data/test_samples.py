@@ -23,7 +23,7 @@ def test_tokens_and_latents_pair_by_stem(tmp_path: Path) -> None:
         assert data.ids[i] == Path(entry["latent_path"]).stem
         np.testing.assert_array_equal(data.latents([i])[0, 0], np.load(folders[0] / entry["latent_path"]))
     np.testing.assert_array_equal(data.lengths, [len(e["text"].encode()) for e in entries])
-    np.testing.assert_array_equal(data.last_tokens, [e["text"].encode()[-1] for e in entries])
+    np.testing.assert_array_equal(data.last_tokens_of(np.arange(12)), [e["text"].encode()[-1] for e in entries])
 
 
 def test_statistics_are_those_of_train_for_both_splits(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def full(small):
 def test_every_number_is_a_metric_within_its_interval_beside_its_baselines(full):
     pytest.importorskip("sacrebleu")
     names = [entry["name"] for entry in full.numbers]
-    apart = {name for name, metric in METRICS.items() if metric.group in ("judge", "retention", "stage2")}  # they need models of their own
+    apart = {name for name, metric in METRICS.items() if metric.group in ("judge", "retention", "stage2", "embedding")}  # of other models
     assert set(METRICS) - set(names) == apart
     assert names == sorted(names, key=list(METRICS).index)
     for entry in full.numbers:
@@ -188,7 +188,7 @@ def test_the_choice_of_texts_is_by_content():
 
 def test_data_without_latents_and_a_zero_latent_are_refused_by_name(small):
     _, validation, _ = small
-    bare = PairedDataset(validation._store, validation.manifest, "validation", with_latents=False)
+    bare = PairedDataset(validation.store, validation.manifest, "validation", with_latents=False)
     with pytest.raises(InputError, match="NO_LATENTS"):
         read_documents(bare, np.arange(2))
     zero = PairedDataset(MemorySplit(["x"], ["t"], [np.array([1])], np.zeros((1, 4), np.float32)), validation.manifest, "validation")

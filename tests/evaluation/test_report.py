@@ -9,13 +9,16 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluation.run_world import HOSTILE, STEPS, a_run, some_results, write_results
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lgdlm.config import Config, Evaluation
-from lgdlm.errors import InputError
+from lgdlm.errors import CheckpointError, InputError
+from lgdlm.evaluation.bootstrap import Bootstrap
+from lgdlm.evaluation.metric import mean_of
 from lgdlm.evaluation.number_table import shown
 from lgdlm.evaluation.report import script_json, steps_of, write_report
 from lgdlm.evaluation.run_record import read_run
@@ -92,6 +95,33 @@ def test_the_page_shows_what_the_run_holds(run):
     assert text.count("better") >= len(some_results().numbers), "every number says which direction is better"
     assert "held-out given z" in text
     assert "a small cat 7" in text, "every sample is on the page"
+
+
+def test_a_number_that_others_are_compared_with_has_no_better_direction(run):
+    results = some_results()
+    statistics = mean_of(np.random.default_rng(0).uniform(1, 2, 4))
+    results.add("nelbo_shuffled_latent", statistics, Bootstrap(4, 50), {"unigram": statistics})
+    (run / "results.json").write_text(json.dumps(results.to_dict()))
+    html, page = page_of(run, None)
+    assert "none is better" not in html
+    rows = html.split("<tr")
+    shuffled = next(row for row in rows if "given another text" in row)
+    assert "is better" not in shuffled
+    assert "lower is better" in next(row for row in rows if "(length included) given z" in row)
+    assert page.text().count("NELBO (length included) given another text's z") == 1
+
+
+def test_modes_that_are_never_drawn_are_not_named(run):
+    weights = "training: {mode_weights: {l2t: 0.7, t2l: 0.3, cycle_vae: 0.0}}\nloss: {loss_type: random}\n"
+    (run / "config.yaml").write_text(weights)
+    _, page = page_of(run)
+    assert "random over l2t 0.7, t2l 0.3" in page.text()
+    assert "cycle_vae 0" not in page.text().partition("Configuration")[0]
+
+
+def test_a_dot_is_read_by_a_tap(run):
+    html, _ = page_of(run)
+    assert html.count('"pointerdown", "pointermove"') == 2, "curves and map"
 
 
 def test_the_page_is_closed_to_the_network(run):
@@ -216,8 +246,14 @@ def test_the_command_writes_the_page(run, capsys):
     some_results().write(elsewhere / "results.json")
     command(Config(evaluation=Evaluation(checkpoint=str(run), out=str(elsewhere))))
     assert "Latent to text" in (elsewhere / "report.html").read_text(encoding="utf-8")
+    (run / "latest").write_text("step_00000030")
+    (run / "report.html").unlink()
+    assert command(Config(evaluation=Evaluation(checkpoint=str(run / "latest")))) == 0
+    assert (run / "report.html").is_file()
     with pytest.raises(InputError):
         command(Config())
+    with pytest.raises(CheckpointError, match="no such folder"):
+        command(Config(evaluation=Evaluation(checkpoint=str(run.parent / "nowhere"))))
 
 
 @given(st.text(), st.sets(st.text()))

@@ -124,7 +124,7 @@ def small() -> tuple[PairedDataset, PairedDataset, TextLatentDiffusion]:
 
 
 def without_latents(dataset: PairedDataset) -> PairedDataset:
-    return PairedDataset(dataset._store, replace(dataset.manifest, latent_dim=None), dataset.split)
+    return PairedDataset(dataset.store, replace(dataset.manifest, latent_dim=None), dataset.split)
 
 
 def test_stage_2_is_measured_beside_stage_1(small) -> None:  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ import torch
 from pretrained_world import RANKS, SIZES, pth, random_weights, tokens
 from torch import Tensor, nn
 
+from lgdlm.models import adoption
 from lgdlm.models.adoption import adopt, backbone_of, freeze, parity_error, published
 from lgdlm.models.conditioning import Conditioning
 from lgdlm.models.denoiser import NoisyPair
@@ -79,6 +80,39 @@ def test_the_parity_error_sees_a_tensor_that_differs() -> None:
         assert parity_error(net, Pretrained(Path("weights"), changed, SIZES, "published", {}, {})) > 1e-3, name
 
 
+@pytest.mark.parametrize("end", ["text_head.decode.bias", "text_kind"])
+def test_the_parity_error_goes_through_the_denoisers_own_ends(end: str) -> None:
+    """Through what published weights have no name for. (The scale of rows is not seen: a norm comes first.)"""
+    net = denoiser()
+    adopt(net, weights())
+    with torch.no_grad():
+        net.get_parameter(end)[3] = 0.5
+    assert parity_error(net, weights()) > 1e-3
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_published_head_has_no_bias_whatever_it_was_told_before(plain: bool) -> None:
+    net = denoiser(use_rwkv_lm_head=plain)
+    with torch.no_grad():
+        net.text_head.decode.bias.copy_(torch.linspace(-3, 0, V))
+    report = adopt(net, weights())
+    assert bool(net.text_head.decode.bias.any()) is not plain
+    assert report.parity_error < 1e-4
+
+
+@pytest.mark.parametrize(("most", "dtype"), [(10**9, torch.float64), (1000, torch.float32)])
+def test_large_weights_are_not_copied_in_float64(most: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    model = Pretrained.model
+    monkeypatch.setattr(Pretrained, "model", lambda self, **options: (asked.append(options["dtype"]), model(self, **options))[1])
+    monkeypatch.setattr(adoption, "EXACT_PARAMETERS", most)
+    report = adopt(denoiser(), weights())
+    assert asked == [dtype]
+    assert report.parity_in == str(dtype).removeprefix("torch.")
+    assert f"against the {report.parity_in} recurrence" in report.line()
+    assert report.parity_error < 1e-4
+
+
 @pytest.mark.parametrize("backward", ["forward", "fresh"])
 def test_right_to_left_halves_start_as_asked(backward: str) -> None:
     net = denoiser()
@@ -89,7 +123,7 @@ def test_right_to_left_halves_start_as_asked(backward: str) -> None:
             assert torch.equal(tensor, block.att.state_dict()[name] if backward == "forward" else before[name])
 
 
-@pytest.mark.parametrize("fusion", ["concat", "gated"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_fusions_start_at_the_mean_of_both_readings(fusion: str) -> None:
     """So a text that reads the same both ways is read at the scale the next layers know."""
     fuse = FUSIONS[fusion](64)
@@ -97,9 +131,12 @@ def test_fusions_start_at_the_mean_of_both_readings(fusion: str) -> None:
     g = torch.Generator().manual_seed(0)
     ahead, back = torch.randn(2, 400, 64, generator=g).unbind()
     mean = (ahead + back) / 2
-    assert (fuse(ahead, back) - mean).std() < (0.2 if fusion == "concat" else 0.5) * mean.std()
+    assert (fuse(ahead, back) - mean).std() <= {"concat": 0.2, "gated": 0.5, "sum": 0.0}[fusion] * mean.std()
     ratio = (fuse(ahead, back) * mean).sum() / mean.square().sum()
     assert 0.9 < ratio < 1.1
+    restored = FUSIONS[fusion](64)
+    restored.load_state_dict(fuse.state_dict())
+    assert torch.equal(restored(ahead, back), fuse(ahead, back)), "a checkpoint brings it back"
 
 
 def test_the_output_depends_on_both_sides_and_the_mask_row_learns() -> None:

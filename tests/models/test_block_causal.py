@@ -137,7 +137,7 @@ def test_without_the_half_from_the_right_it_is_the_causal_pass(size: int, length
     for block in net.blocks:
         torch.nn.init.zeros_(block.att_back.output.weight)
     causal, alone = (randomised(RWKV7(H, 2, head_size=8, zero_init=False)), stack(size, fusion=None))
-    weights = {name: w for name, w in net.state_dict().items() if "att_back" not in name}
+    weights = {name: w for name, w in net.state_dict().items() if "att_back" not in name and "fuse" not in name}
     causal.load_state_dict(weights)
     alone.load_state_dict(weights)
     expected, state = causal(x)
@@ -193,12 +193,6 @@ def test_folding_and_back() -> None:
 def test_an_empty_block_is_refused() -> None:
     with pytest.raises(ValueError, match="block_size 0"):
         stack(0)
-
-
-def test_a_state_does_not_grow() -> None:
-    net = stack(4, fusion="sum")
-    short, long = ([part.shape for part in parts(net(tokens(1, length))[1])] for length in (4, 64))
-    assert short == long
 
 
 def test_two_whole_networks_over_blocks_of_tokens() -> None:

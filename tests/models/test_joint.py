@@ -111,7 +111,7 @@ def test_epsilon_at_the_prior_is_refused_not_exploded():
 
 def test_dropping_the_text_masks_real_positions_and_nothing_else():
     question = pair(t=0.25)
-    dropped = model().without_text(question)
+    dropped = model().without_text(question, Rng(0, 0, torch.arange(3)))
     assert (dropped.text[question.attention_mask] == V).all()
     assert torch.equal(dropped.text[~question.attention_mask], question.text[~question.attention_mask])
     assert (dropped.t_text == 1).all()

@@ -42,12 +42,47 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert found[name].dtype == tensor.dtype, name
 
 
-def test_names_go_there_and_back() -> None:
-    names = list(shapes_of(SIZES))
-    abroad = [huggingface_name(name) for name in names]
-    assert len(set(abroad)) == len(names)
-    assert [published_name(name) for name in abroad] == names
-    assert [published_name(name.removeprefix("model.")) for name in abroad] == names
+# `RWKV7ForCausalLM.state_dict()` of flash-linear-attention, with its shapes; H wide, F in the channel mix, G heads of K, ranks w a v g.
+# Layer 0 has `pre_norm` and no `v_lora`.
+FLA_ENDS = """
+model.embeddings.weight V,H | model.layers.0.pre_norm.weight H | model.layers.0.pre_norm.bias H
+model.norm.weight H | model.norm.bias H | lm_head.weight V,H
+"""
+FLA_LAYER = """
+attn_norm.weight H | attn_norm.bias H | ffn_norm.weight H | ffn_norm.bias H
+attn.x_r 1,1,H | attn.x_w 1,1,H | attn.x_k 1,1,H | attn.x_v 1,1,H | attn.x_a 1,1,H | attn.x_g 1,1,H
+attn.k_k H | attn.k_a H | attn.r_k G,K
+attn.r_proj.weight H,H | attn.k_proj.weight H,H | attn.v_proj.weight H,H | attn.o_proj.weight H,H
+attn.w_lora.lora.0.weight w,H | attn.w_lora.lora.2.weight H,w | attn.w_lora.lora.2.bias H
+attn.a_lora.lora.0.weight a,H | attn.a_lora.lora.2.weight H,a | attn.a_lora.lora.2.bias H
+attn.g_lora.lora.0.weight g,H | attn.g_lora.lora.2.weight H,g
+attn.g_norm.weight H | attn.g_norm.bias H
+ffn.x_k H | ffn.key.weight F,H | ffn.value.weight H,F
+"""
+FLA_BEHIND_LAYER_0 = "attn.v_lora.lora.0.weight v,H | attn.v_lora.lora.2.weight H,v | attn.v_lora.lora.2.bias H"
+
+
+def of_fla(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The lists above for a model of these sizes."""
+    numbers = {"V": sizes.vocab_size, "H": sizes.hidden_size, "F": sizes.ffn_size, "K": sizes.head_size, "1": 1, **sizes.ranks}
+    numbers["G"] = sizes.hidden_size // sizes.head_size
+
+    def read(text: str, prefix: str = "") -> dict[str, tuple[int, ...]]:
+        entries = (entry.split() for line in text.strip().splitlines() for entry in line.split(" | "))
+        return {prefix + name: tuple(numbers[axis] for axis in shape.split(",")) for name, shape in entries}
+
+    found = read(FLA_ENDS)
+    for i in range(sizes.n_blocks):
+        found |= read(FLA_LAYER, f"model.layers.{i}.") | (read(FLA_BEHIND_LAYER_0, f"model.layers.{i}.") if i else {})
+    return found
+
+
+def test_names_and_shapes_of_the_other_layout_are_those_of_its_package() -> None:
+    weights = random_weights(unused=False)
+    ours = {huggingface_name(name): tuple(huggingface_tensor(name, t).shape) for name, t in weights.items()}
+    assert ours == of_fla(SIZES)
+    assert {published_name(name) for name in of_fla(SIZES)} == set(shapes_of(SIZES))
+    assert {published_name(name.removeprefix("model.")) for name in of_fla(SIZES)} == set(shapes_of(SIZES))
     assert [published_name(name) for name in ("model.layers.0.mlp.gate", "model.rotary", "layers.1.attn.w_lora.lora.1.bias")] == [None] * 3
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
+import warnings
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lgdlm.models.wkv import CHOICES, KERNELS, LONGEST, chosen_kernel, wkv
-from lgdlm.models.wkv.fla import fla_present
+from lgdlm.models.wkv.fla import by_triton, fla_present
 
 TOLERANCE = 5e-6  # of the largest entry, float32 against float64
 FAST = [name for name in KERNELS if name != "recurrence"]
@@ -170,6 +173,58 @@ def test_a_decay_of_any_strength_is_exact_in_the_native_kernel() -> None:
     reference = values_and_gradients("recurrence", arguments, state, torch.float64)
     if chosen_kernel("native") == "native":
         assert_close(values_and_gradients("native", arguments, state, torch.float32), reference, TOLERANCE)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A package `fla` with the call that we make of it, by the recurrence, and with its warnings; the test may add one."""
+    said = [
+        "ChunkDeltaRuleFunction does not support float32 on some platforms.",
+        "Input tensor shape suggests potential format mismatch: 3",
+    ]
+
+    def chunk_rwkv7(
+        *, r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, scale: float, initial_state: Tensor, output_final_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        assert scale == 1.0
+        assert all(x.is_contiguous() for x in (r, w, k, v, a, b, initial_state))
+        for words in said:
+            warnings.warn(words, RuntimeWarning, stacklevel=2)
+        y, after = KERNELS["recurrence"](r, w, k, v, a, b, initial_state.mT, final_state=output_final_state)
+        return y, None if after is None else after.mT
+
+    module = types.ModuleType("fla.ops.rwkv7")
+    module.chunk_rwkv7 = chunk_rwkv7  # type: ignore[attr-defined]
+    for name in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "fla.ops.rwkv7", module)
+    return said
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_call_of_fla_is_the_recurrence_and_quiet_about_what_is_meant(stand_in: list[str], reverse: bool) -> None:
+    """Its layout of states, its direction, and its two warnings, which are errors here; any other warning is heard."""
+    arguments, state = inputs(2, 5, 8, 4)
+    y, after = by_triton(*arguments, state, reverse, True)
+    expected, last = KERNELS["recurrence"](*arguments, state, reverse=reverse)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(after, last)
+    assert by_triton(*arguments, state, reverse, False)[1] is None
+    stand_in.append("another one")
+    with pytest.warns(RuntimeWarning, match="another one"):
+        by_triton(*arguments, state, reverse, True)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_single_token_is_left_to_the_recurrence_by_what_works_in_chunks(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name, run in dict(KERNELS).items():
+        monkeypatch.setitem(KERNELS, name, lambda *given, _name=name, _run=run, **more: (called.append(_name), _run(*given, **more))[1])
+    monkeypatch.setattr("lgdlm.models.wkv.PRESENT", {})
+    for length in (1, 2):
+        arguments, state = inputs(1, length, 2, 4)
+        wkv(*arguments, state, kernel=kernel)
+    assert called == ["recurrence" if kernel in ("chunked", "fla") else kernel, kernel]
 
 
 @pytest.mark.skipif(not fla_present(), reason="no GPU with flash-linear-attention")

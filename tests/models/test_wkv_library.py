@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -52,6 +53,22 @@ def test_a_compiler_that_fails_is_reported_and_the_chunked_form_takes_over(tmp_p
     assert done.stdout.split()[0] == "chunked"
     assert "out of order" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    (remembered,) = (tmp_path / "lgdlm" / "kernels").iterdir()
+    assert remembered.suffix == ".failed"
+    again = run(tmp_path, CXX=str(broken))
+    assert again.stdout == done.stdout
+    assert "building" not in again.stderr, "one process has tried, and the others take its word"
+    assert "out of order" in again.stderr
+    assert f"remove {remembered}" in again.stderr
+    remembered.unlink()
+    assert "building" in run(tmp_path, CXX=str(broken)).stderr
+
+
+def test_the_sources_use_no_builtin_that_only_newer_compilers_have() -> None:
+    """`__builtin_shufflevector` is clang's and, since 12, GCC's: it stands behind a question for clang, once."""
+    text = "\n".join(file.read_text(encoding="utf-8") for file in SOURCES)
+    found = [text[: match.start()].splitlines()[-2:] for match in re.finditer("__builtin_shufflevector", text)]
+    assert [lines[0] for lines in found] == ["#ifdef __clang__"]
 
 
 @needs_compiler

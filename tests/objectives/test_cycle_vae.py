@@ -196,6 +196,7 @@ def test_the_diffusion_prior_prefers_the_likely_latent() -> None:
 
     stand_in = type("Model", (), {"latent_process": process, "mask_id": model.mask_id, "eos_id": 0, "parameters": model.parameters})()
     stand_in.__class__.__call__ = lambda self, pair: Standard()(pair)
+    stand_in.__class__.unknown_text = lambda self, seen, rng: model.unknown_text(seen, rng)
     rows, seen = torch.arange(512), torch.ones(512, 4, dtype=torch.bool)
     costs = []
     for radius in (0.0, 1.0, 2.0):

@@ -22,11 +22,11 @@ from lgdlm.training.checkpoint import (
     Snapshot,
     checkpoints_of,
     find_checkpoint,
-    rotate,
     save_checkpoint,
     verify_checkpoint,
 )
 from lgdlm.training.restore import restore
+from lgdlm.training.shelf import rotate
 from lgdlm.training.weights import load_weights, weights_of
 
 FILES = (

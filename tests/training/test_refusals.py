@@ -141,7 +141,7 @@ def test_samples(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert named in line
 
 
-def test_the_per_sample_layout_trains(tmp_path: Path) -> None:
+def test_the_per_sample_layout_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tokens that name no vocabulary the tokenizer is given, travels in the checkpoint, and the statistics are those of train."""
     latents, tokens = per_sample(tmp_path / "data")
     words = (f"data.token_dir={tokens}", "tokenizer.path=byte", "training.train_batch_size=4", "training.num_train_steps=4")
@@ -153,6 +153,10 @@ def test_the_per_sample_layout_trains(tmp_path: Path) -> None:
     np.testing.assert_allclose(restored.model.latent_mean.numpy(), stacked.mean(axis=0), atol=1e-6)
     assert json.loads((tmp_path / "out/run/step_00000004/state.json").read_text())["step"] == 4
     assert train(latents, tmp_path / "out", *words, "training.resume=auto", "training.num_train_steps=6") == 0
+    told: list[str] = []
+    monkeypatch.setattr("lgdlm.cli.train.say", told.append)
+    assert train(latents, tmp_path / "out", *words, "training.resume=auto", "training.num_train_steps=6") == 0
+    assert any("finished at step 6" in line for line in told)
 
 
 def test_a_file_in_the_way_is_a_storage_error(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

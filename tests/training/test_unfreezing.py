@@ -160,3 +160,58 @@ def test_refusals(data: Path, tmp_path: Path, case: str) -> None:
 def test_a_stage_1_run_without_patterns_has_nothing_to_train(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing would train"):
         assembly(data, tmp_path, "loss.loss_type=l2t", f"training.unfreeze_after_steps={AFTER}")
+
+
+def test_parts_thaw_one_after_another_by_steps_and_epochs(data: Path, tmp_path: Path) -> None:
+    schedule = "[{patterns: [text_head], steps: 2}, {patterns: [latent_head], epochs: 1}]"
+    words = ("loss.loss_type=unconditional", "model.time_conditioning=film", f"training.unfreeze_schedule={schedule}")
+    parts = assembly(data, tmp_path, *words, "training.train_batch_size=16", "training.backbone_unfreeze_epoch=1")
+    epoch = parts.loader.steps_per_epoch
+    before, *states = course(parts, epoch + 1)
+    assert epoch > 2
+    for step, now in enumerate(states, 1):
+        changed = {
+            name.removeprefix("weight ") for name in before if name.startswith("weight") and not torch.equal(now[name], before[name])
+        }
+        assert any("text_head" in name for name in changed) == (step > 2), step
+        assert any("latent_head" in name for name in changed) == (step > epoch), step
+        assert any("denoiser.blocks" in name for name in changed) == (step > epoch), step
+        assert any("denoiser.embedding" in name for name in changed), "what no stage names trains from the first step"
+
+
+def test_every_thaw_of_a_schedule_is_an_event_and_survives_a_restart(data: Path, tmp_path: Path) -> None:
+    schedule = "[{patterns: [text_head], steps: 2}, {patterns: [denoiser.blocks], steps: 5}]"
+    options = (f"training.unfreeze_schedule={schedule}", "training.save_every_n_steps=4", "training.lr_schedule=constant")
+    assert train(data, tmp_path / "whole", *options, "training.num_train_steps=8") == 0
+    assert train(data, tmp_path / "cut", *options, "training.num_train_steps=4") == 0
+    assert train(data, tmp_path / "cut", *options, "training.num_train_steps=8", "training.resume=auto") == 0
+    one, other = tmp_path / "whole/run", tmp_path / "cut/run"
+    assert digests(one / "step_00000008") == digests(other / "step_00000008")
+    events = events_of(one, "parameters_thawed")
+    assert [event["step"] for event in events] == [3, 6] == [event["step"] for event in events_of(other, "parameters_thawed")]
+    assert events[0]["parameters"] != events[1]["parameters"]
+
+
+def test_named_twice_it_waits_for_the_last(data: Path, tmp_path: Path) -> None:
+    schedule = "[{patterns: [blocks.0], steps: 1}, {patterns: [blocks], steps: 3}]"
+    parts = assembly(data, tmp_path, "loss.loss_type=l2t", f"training.unfreeze_schedule={schedule}")
+    freezer = parts.train_step.freezer
+    assert set(freezer.after.values()) == {3}
+    assert [step for step in range(1, 9) if freezer.thaws_at(step)] == [4]
+
+
+SCHEDULES = {
+    "no end": ("[{patterns: [blocks]}]", "either steps or epochs"),
+    "two ends": ("[{patterns: [blocks], steps: 2, epochs: 1}]", "either steps or epochs"),
+    "nobody": ("[{steps: 2}]", "has patterns"),
+    "no match": ("[{patterns: [attn], steps: 2}]", "matches no parameter"),
+    "everybody": ("[{patterns: ['.'], steps: 2}]", "nothing would train"),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_refused_schedules(data: Path, tmp_path: Path, case: str) -> None:
+    schedule, named = SCHEDULES[case]
+    with pytest.raises(InputError, match="training.unfreeze") as refused:
+        assembly(data, tmp_path, "loss.loss_type=l2t", f"training.unfreeze_schedule={schedule}")
+    assert named in refused.value.message

@@ -14,25 +14,31 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lgdlm.errors import InputError, LgdlmError, StorageError
 
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what only a path of the user's can be
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code; every failure ends in exactly one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: _run(arguments), debug="--debug" in arguments)
+
+
+def guarded(action: Callable[[], int], debug: bool = False) -> int:
+    """The exit code of `action`, which is run as a command is: with its environment, its signals and its one line of error."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: read when torch is loaded, and worth a tenth of a step
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched by itself
-    debug = "--debug" in arguments
+    if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost peer is told in one line, not in torch's sixty
     try:
         with ending_at_once():
-            return _run(arguments)
+            return action()
     except KeyboardInterrupt:
         return 130
     except Terminated:
@@ -65,11 +71,17 @@ def _run(arguments: list[str]) -> int:
         if request.help:
             return 0
         raise InputError("USAGE", "command-line", "COMMAND", "a command is expected; lgdlm --help lists them")
-    if request.quiet:
+    if request.quiet or os.environ.get("RANK", "0") != "0":
         from lgdlm.cli import progress
 
         progress.silence()
     config = compose(request.words, request.config_name)
+    if request.command in ("train", "demo") and config.training.nproc > 1 and "WORLD_SIZE" not in os.environ:
+        if request.command == "demo":
+            raise InputError("USAGE", "command-line", "training.nproc", "the demo is one process: prepare, then lgdlm train nproc=N")
+        from lgdlm.cli.launch import launch
+
+        return launch(arguments, config.training.nproc)
     command = importlib.import_module(f"lgdlm.cli.{request.command}")
     return int(command.run(config) if request.passed_on is None else command.run(config, request.passed_on))
 
@@ -80,19 +92,25 @@ class Terminated(BaseException):
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """SIGTERM ends the block as SIGINT does: by an exception, so that nothing half-written stays behind."""
+    """SIGTERM and SIGINT end the block by an exception, so that nothing half-written stays behind; a second one does not wait for that."""
+    received: list[int] = []
 
     def end(number: int, frame: object) -> None:
-        raise Terminated
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _as_ours(problem: Exception) -> LgdlmError | None:

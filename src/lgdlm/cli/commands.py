@@ -25,6 +25,7 @@ class Command:
     flags: dict[str, str] = field(default_factory=dict)  # a flag and the shipped configuration it chooses
     short: dict[str, str] = field(default_factory=dict)  # a flag and the word it stands for
     passes_on: bool = False  # words of other groups are for the runs that it starts: run(config, words)
+    told_words: bool = False  # it asks which keys were said: run(config, words); a configuration that was named says all of them
 
 
 TRAINING_GROUPS = ("training", "data", "tokenizer", "model", "loss", "optimizer", "logging")
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
         "read a data folder or a checkpoint completely, report every problem, change nothing",
         ("data", "model", "tokenizer"),
         argument="data.latent_dir",
+        told_words=True,
     ),
     "convert": Command(
         "the per-sample layout to the packed one, and back; RWKV-7 weights to and from ours",
@@ -49,8 +51,18 @@ COMMANDS: dict[str, Command] = {
         config_name="convert",
     ),
     "train": Command("any objective, any denoiser", TRAINING_GROUPS, short={"--fallback": "training.fallback=true"}),
-    "sample": Command("text from latents, latents from text, or both", ("sampling",), argument="sampling.checkpoint"),
-    "evaluate": Command("every metric beside its baselines", ("evaluation", "data"), argument="evaluation.checkpoint"),
+    "sample": Command(
+        "text from latents, latents from text, or both",
+        ("sampling",),
+        argument="sampling.checkpoint",
+        short={"--fallback": "sampling.fallback=true"},
+    ),
+    "evaluate": Command(
+        "every metric beside its baselines",
+        ("evaluation", "data"),
+        argument="evaluation.checkpoint",
+        short={"--fallback": "evaluation.fallback=true"},
+    ),
     "ablate": Command(
         "a matrix of runs: variants x seeds, compared in pairs; words of other groups go to every run",
         ("ablation",),
@@ -71,12 +83,14 @@ class Request:
     help: bool = False
     quiet: bool = False
     debug: bool = False
-    passed_on: list[str] | None = None  # of a command that passes words on
+    passed_on: list[str] | None = None  # of a command that passes words on, or asks which there were
 
 
 def parse(arguments: list[str]) -> Request:
     """The request that the words after `lgdlm` make. InputError (USAGE) for an unknown command or flag, or a stray word."""
     name = next((a for a in arguments if not a.startswith("-")), "")
+    if name == "help":
+        raise InputError("USAGE", "command-line", name, "no such command; lgdlm --help lists them, lgdlm COMMAND --help its keys")
     if name and name not in COMMANDS:
         raise InputError("USAGE", "command-line", name, f"no such command; {nearest(name, COMMANDS)}")
     rest = list(arguments)
@@ -114,6 +128,8 @@ def parse(arguments: list[str]) -> Request:
     if command and command.passes_on:
         own = f"{command.groups[0]}."
         words, passed_on = [w for w in words if w.startswith(own)], [w for w in words if not w.startswith(own)]
+    elif command and command.told_words and config_name == command.config_name:
+        passed_on = list(words)
     return Request(name, words, config_name, **options, passed_on=passed_on)
 
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from lgdlm.cli.progress import say
-from lgdlm.compat import IGNORED, rewrite_file, rewrite_words
+from lgdlm.compat import rewrite_file, rewrite_words
 from lgdlm.config import MODELS, Config, Model
 from lgdlm.errors import InputError
+from lgdlm.idle_keys import idle, idle_in
 from lgdlm.schema import all_keys, from_dict, groups, nearest, other_denoiser, unknown_key
 from lgdlm.strict_yaml import read_yaml
 
 COMMAND_LINE = "command-line"
 OWN_FILE = "own_file"
+SWITCHES: dict[Any, tuple[str, ...]] = {bool: ("true", "false"), bool | None: ("true", "false", "null")}
 NUMBER_LENGTH = 200  # Python itself refuses to read an integer of 4,301 digits
 
 
@@ -32,7 +34,8 @@ def compose(words: list[str], config_name: str = "default") -> Config:
     Raises InputError (CONFIG): an unknown key, group, name or value; two spellings that disagree; YAML that does not parse.
     """
     for word in words:
-        if why := IGNORED.get(word.partition("=")[0]):
+        name, _, value = word.partition("=")
+        if (why := idle(name, value, COMMAND_LINE)) is not None:
             say(f"note: {word} is ignored: {why}")
     for_hydra, texts = rewrite_words(words)
     for name in texts:
@@ -66,8 +69,9 @@ def _check_word(name: str, value: str) -> None:
         raise unknown_key(name, COMMAND_LINE)
     if key is not None and key.type in (int, float, int | None, float | None) and len(value) > NUMBER_LENGTH:
         raise InputError("CONFIG", COMMAND_LINE, name, f"a number is expected, got {len(value)} characters")
-    if key is not None and key.type is bool and value.lower() not in ("true", "false"):
-        raise InputError("CONFIG", COMMAND_LINE, name, f"true or false is expected, got {value!r}")
+    allowed = None if key is None else SWITCHES.get(key.type)
+    if allowed is not None and value.lower() not in allowed:
+        raise InputError("CONFIG", COMMAND_LINE, name, f"{' or '.join(allowed)} is expected, got {value!r}")
 
 
 def _composed(words: list[str], texts: dict[str, str | None], config_name: str) -> dict[str, Any]:
@@ -132,6 +136,8 @@ def _store_file(path: Path) -> None:
         raise InputError("CONFIG", path, "--config-name", f"no such file; shipped: {', '.join(shipped_configs())}")
     values = read_yaml(path)
     _plain_values(values, "", path)
+    for name, why in idle_in(values, path):
+        say(f"note: {name} of {path} is ignored: {why}")
     values = rewrite_file(values, path)
     for group, keys in values.items():
         if group not in groups() and group != "defaults":

@@ -15,7 +15,9 @@ from lgdlm.training.splits import named_tokenizer
 def run(config: Config) -> int:
     """Exit code 0, also where the folder was converted already."""
     from lgdlm.data.convert import convert
+    from lgdlm.data.manifest import holds_data
     from lgdlm.data.summary import describe
+    from lgdlm.data.vectors import AUTO
 
     p, data = config.prepare, config.data
     source = p.input or data.latent_dir
@@ -24,6 +26,9 @@ def run(config: Config) -> int:
             message = "expected a path; lgdlm convert INPUT out=FOLDER layout=packed|samples|rwkv|hf|run"
             raise InputError("CONFIG", "command-line", name, message)
     if p.layout in convert_weights.LAYOUTS:
+        if holds_data(Path(source)):
+            message = f"{p.layout} is a layout of weights, and this is a data folder; use packed or samples"
+            raise InputError("CONFIG", source, "prepare.layout", message)
         return convert_weights.run(config, source, p.out)
     if Path(source).is_file():
         message = f"{p.layout} is a layout of data, and the input is a file; weights go to {', '.join(convert_weights.LAYOUTS)}"
@@ -31,6 +36,7 @@ def run(config: Config) -> int:
     if p.latent_dim is not None and p.projection == "identity":
         message = f"latent_dim={p.latent_dim} needs projection=pca or projection=matryoshka"
         raise InputError("CONFIG", "command-line", "prepare.projection", message)
+    projection = "pca" if p.projection == AUTO else None if p.projection == "identity" else p.projection
     tokenizer = named_tokenizer(config)
     with Stages() as stages:
         done = convert(
@@ -39,7 +45,7 @@ def run(config: Config) -> int:
             layout=p.layout,
             token_dir=data.token_dir or None,
             tokenizer=tokenizer,
-            projection=None if p.projection == "identity" else p.projection,
+            projection=projection,
             latent_dim=p.latent_dim,
             external_latents=data.use_external_latents,
             overwrite=p.overwrite,

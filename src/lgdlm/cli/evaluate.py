@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lgdlm.cli.progress import Bar, progress, say
+from lgdlm.cli.checklist import prove, read_boxes, refuse_unproven
+from lgdlm.cli.progress import Bar, progress, say, say_damage
 from lgdlm.config import Config
 from lgdlm.data.loader import frame_of
-from lgdlm.data.paired import PairedDataset, open_dataset
+from lgdlm.data.paired import PairedDataset
+from lgdlm.data.sources import open_split
 from lgdlm.errors import InputError
 from lgdlm.evaluation import Results, evaluate
 from lgdlm.evaluation.retention import Retention
@@ -21,6 +24,7 @@ from lgdlm.training.agreement import same_data
 from lgdlm.training.backbone import adopted_weights
 from lgdlm.training.checkpoint import read_state
 from lgdlm.training.restore import Restored, restore
+from lgdlm.training.splits import sources_of
 
 RESULTS = "results.json"
 WIDTH = 160  # of the table where stdout is no terminal
@@ -28,11 +32,26 @@ UNAVAILABLE = ("MISSING_PACKAGE", "MISSING_FILE", "BAD_ENCODER")
 
 
 def run(config: Config) -> int:
-    """Evaluate `evaluation.checkpoint`, print the table, write the results; 0."""
+    """Evaluate `evaluation.checkpoint`, print the table, write the results, tick the boxes of `evaluation.checklist`; 0."""
+    checklist = None if config.evaluation.checklist is None else Path(config.evaluation.checklist)
+    if checklist is not None:
+        read_boxes(checklist)  # what is wrong with it is said before the work, not after
     results, path = evaluate_checkpoint(config)
     print_table(results)
     say(f"results: {path}")
+    if checklist is not None:
+        tick(checklist, results)
     return 0
+
+
+def tick(checklist: Path, results: Results) -> None:
+    """The boxes tried on the checkpoint of `results`, the copy written into its run. Raises CheckpointError where one is not proven."""
+    checkpoint = Path(results.model["checkpoint"])
+    with tempfile.TemporaryDirectory(prefix="lgdlm-") as folder:
+        places = {"checkpoint": str(checkpoint), "data": results.data["folder"], "out": folder}
+        boxes, copy = prove(checklist, results, places, checkpoint.parent)
+    say(f"checklist: {sum(box.reason is None for box in boxes)} of {len(boxes)} boxes proven, {copy}")
+    refuse_unproven(boxes, copy)
 
 
 def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
@@ -40,7 +59,7 @@ def evaluate_checkpoint(config: Config) -> tuple[Results, Path]:
     asked = config.evaluation
     if asked.checkpoint is None:
         raise InputError("CONFIG", "command-line", "evaluation.checkpoint", "expected a checkpoint or a run folder, got nothing")
-    restored = restore(asked.checkpoint, use_ema=True)
+    restored = restore(asked.checkpoint, use_ema=True, passed_over=say_damage if asked.fallback else None)
     train, held_out = _data(config, restored)
     absent: dict[str, str] = {}
     encoder, judge = _encoder(asked.encoder, held_out, absent), _judge(asked.judge, absent)
@@ -95,17 +114,18 @@ def _data(config: Config, restored: Restored) -> tuple[PairedDataset, PairedData
     unless data.use_external_latents=false.
     """
     trained, here = restored.config.data, config.data
-    folder = here.latent_dir or trained.latent_dir
+    folder = here.latent_dir or ("" if here.sources else trained.latent_dir)
     tokens = here.token_dir or ("" if here.latent_dir else trained.token_dir)
+    sources = sources_of(here) or ({} if folder else sources_of(trained))
     options: dict[str, Any] = {
         "token_dir": tokens or None,
         "latent_dim": restored.config.model.latent_dim,
         "vocab_size": restored.tokenizer.vocab_size,
         "external_latents": here.use_external_latents and (trained.use_external_latents or bool(here.latent_dir)),
     }
-    train = open_dataset(folder, "train", limit=here.max_samples or trained.max_samples, **options)
+    train = open_split(folder, sources, "train", limit=here.max_samples or trained.max_samples, **options)
     same_data(restored.folder, train.manifest if train.has_latents else replace(train.manifest, projection=None))
-    return train, open_dataset(folder, "validation", train=train, **options)
+    return train, open_split(folder, sources, "validation", train=train, **options)
 
 
 def _encoder(name: str | None, held_out: PairedDataset, absent: dict[str, str]) -> Any:
@@ -147,7 +167,7 @@ def _judge(wanted: bool, absent: dict[str, str]) -> Any:
 def _retention(restored: Restored, absent: dict[str, str]) -> Retention | None:
     """The language models before and after, of a run that started from pretrained weights which are still there."""
     try:
-        weights = adopted_weights(restored.config, restored.tokenizer, restored.folder.parent)
+        weights = adopted_weights(restored.config, restored.tokenizer, restored.folder)
     except InputError as problem:
         absent["retention"] = f"{problem.where}: {problem.message}"
         return None
@@ -178,7 +198,7 @@ def print_table(results: Results) -> None:
         interval = "" if entry["low"] is None else f"{entry['low']:.3f} .. {entry['high']:.3f}"
         beside = ", ".join(f"{name} {value:.3f}" for name, value in entry["baselines"].items())
         label = f"{entry['label']} [{entry['unit']}]" if entry["unit"] else entry["label"]
-        table.add_row(label.replace("[", r"\["), f"{entry['value']:.3f}", interval, entry["better"], beside)
+        table.add_row(label.replace("[", r"\["), f"{entry['value']:.3f}", interval, entry["better"].replace("none", ""), beside)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width of its own
         console = Console(width=WIDTH)

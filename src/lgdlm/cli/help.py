@@ -17,6 +17,7 @@ FLAGS = """\
   --debug              the traceback of an error
   --help               this, or the keys of a command
 """
+VERSION = "  --version            which lgdlm this is\n"
 
 
 def overview() -> str:
@@ -24,7 +25,7 @@ def overview() -> str:
     rows = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: lgdlm COMMAND [key=value ...] [--config-name NAME] [--quiet] [--debug] [--help]\n\n"
-        f"{rows}\n\n{FLAGS}\nlgdlm COMMAND --help lists its keys. Configurations: {', '.join(shipped_configs())}\n"
+        f"{rows}\n\n{FLAGS}{VERSION}\nlgdlm COMMAND --help lists its keys. Configurations: {', '.join(shipped_configs())}\n"
     )
 
 
@@ -33,6 +34,7 @@ def of_command(name: str) -> str:
     command = COMMANDS[name]
     argument = f" [{command.argument}]" if command.argument else ""
     flags = "".join(f"  {flag:<20} the same with --config-name {choice}\n" for flag, choice in command.flags.items())
+    flags += "".join(f"  {flag:<20} the same as {word}\n" for flag, word in command.short.items())
     parts = [f"usage: lgdlm {name}{argument} [key=value ...]\n\n{command.summary}\n\n{flags}{FLAGS}", _own_note(command)]
     for group in command.groups:
         parts.append(_table(group, keys_of(groups()[group])))

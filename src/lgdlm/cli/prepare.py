@@ -12,9 +12,11 @@ from lgdlm.errors import InputError
 
 def run(config: Config) -> int:
     """Exit code 0, also where the folder was prepared already."""
+    from lgdlm.data.encoder import check_encoder
     from lgdlm.data.prepare import prepare
     from lgdlm.data.projection import PROJECTIONS
     from lgdlm.data.tokenizer import TOKENIZERS
+    from lgdlm.data.vectors import AUTO
 
     p = config.prepare
     if p.layout not in ("packed", "samples"):
@@ -26,10 +28,12 @@ def run(config: Config) -> int:
         if value is not None:
             message = f"does not go with source={p.source}, which brings its own texts; add source=file to read yours"
             raise InputError("CONFIG", "command-line", f"prepare.{name}", "belongs to source=wiki" if p.source == "file" else message)
-    for name, value, table in (("tokenizer", p.tokenizer, TOKENIZERS), ("projection", p.projection, PROJECTIONS)):
+    for name, value, table in (("tokenizer", p.tokenizer, TOKENIZERS), ("projection", p.projection, {AUTO: None, **PROJECTIONS})):
         if value not in table and not Path(value).exists():
             message = f"expected one of {', '.join(table)} or the folder of a {name}, got {value!r}"
             raise InputError("CONFIG", "command-line", f"prepare.{name}", message)
+    if p.latents is None and p.encoder != "none":
+        check_encoder(p.encoder)
     named = p.tokenizer in TOKENIZERS
     with Stages() as stages:
         done = prepare(
@@ -60,6 +64,8 @@ def run(config: Config) -> int:
             limit=p.limit,
             layout=p.layout,
             overwrite=p.overwrite,
+            engine=p.engine,
+            num_workers=p.num_workers,
             on_progress=stages,
         )
     from lgdlm.data.summary import describe
@@ -67,6 +73,8 @@ def run(config: Config) -> int:
     say(f"{'prepared' if done.fresh else 'already prepared'}: {done.folder}")
     for line in describe(done.manifest):
         say(line)
+    if not done.manifest.counts.get("validation", {}).get("rows"):
+        say("  note: no validation texts: training will refuse this folder; prepare it with validation=N to hold some out")
     return 0
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from lgdlm.errors import LgdlmError
+
 SECONDS_BETWEEN_LINES = 10.0
 
 _silent = False
@@ -36,6 +38,11 @@ def say(text: str) -> None:
     """One line for the user on stderr, unless --quiet."""
     if not _silent:
         print(text, file=sys.stderr, flush=True)
+
+
+def say_damage(problem: LgdlmError) -> None:
+    """What was passed over for an older one (--fallback)."""
+    say(f"note: {problem}")
 
 
 @contextmanager
@@ -65,20 +72,24 @@ class Lines:
     def __init__(self, total: int | None, label: str):
         self.total, self.label, self.done = total, label, 0
         self.start = self.last = time.monotonic()
+        self.untold = True
         self.fields: dict[str, object] = {}
 
     def advance(self, count: int = 1, **fields: object) -> None:
         self.done += count
         self.fields.update(fields)
+        self.untold = True
         now = time.monotonic()
         if now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
             self._print(now)
 
     def close(self) -> None:
-        self._print(time.monotonic())
+        if self.untold:
+            self._print(time.monotonic())
 
     def _print(self, now: float) -> None:
+        self.untold = False
         spent = now - self.start
         parts = [f"{self.label}: {self.done}" + (f"/{self.total}" if self.total else ""), f"{spent:.0f} s"]
         if self.total and 0 < self.done < self.total:

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from lgdlm.data.problems import refuse
 from lgdlm.data.text import Text, flaw
 from lgdlm.data.tokenizer import Tokenizer
@@ -30,23 +33,34 @@ class Prompt:
     ids: list[int]
 
 
-def read_prompts(prompt: str | None, prompts: str | None) -> list[tuple[str, str]]:
-    """(id, text) in order. Raises InputError: CONFIG (none or both given), and those of `UserFiles`, all problems at once."""
+def check_prompts(prompt: str | None, prompts: str | None) -> None:
+    """That there is something to read, before a model is loaded for it.
+
+    Raises InputError: CONFIG (none or both given), MISSING_FILE, UNKNOWN_FORMAT, and those of `flaw`.
+    """
     if (prompt is None) == (prompts is None):
         given = "neither" if prompt is None else "both"
         raise InputError("CONFIG", "command-line", "sampling.prompts", f"either prompts=FILE or prompt=TEXT is expected, got {given}")
     if prompt is not None:
         if fault := flaw(prompt):
             raise InputError(fault[0], "command-line", "sampling.prompt", fault[1])
-        return [("prompt", prompt)]
-    if prompts == "-":
-        return _from_stdin()
+        return
     path = Path(str(prompts))
+    if prompts == "-":
+        return
     if not path.exists():
         raise InputError("MISSING_FILE", path, "sampling.prompts", "does not exist")
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        raise InputError("UNKNOWN_FORMAT", path, "sampling.prompts", f"expected a file ending in {', '.join(SUFFIXES)}")
-    return _read(path)
+        message = f"expected a file ending in {', '.join(SUFFIXES)}; convert it to JSONL"
+        raise InputError("UNKNOWN_FORMAT", path, "sampling.prompts", message)
+
+
+def read_prompts(prompt: str | None, prompts: str | None) -> list[tuple[str, str]]:
+    """(id, text) in order. Raises InputError: those of `check_prompts`, and those of `UserFiles`, all problems at once."""
+    check_prompts(prompt, prompts)
+    if prompt is not None:
+        return [("prompt", prompt)]
+    return _from_stdin() if prompts == "-" else _read(Path(str(prompts)))
 
 
 def _from_stdin() -> list[tuple[str, str]]:
@@ -89,13 +103,21 @@ def tokenized(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, longest: i
             if not ids:
                 raise InputError("EMPTY_TEXT", "prompts", name, "has no token")
             if len(ids) > longest:
-                raise InputError("TOO_LONG", "prompts", name, f"has {len(ids)} tokens, the model takes {longest}; shorten it")
+                raise InputError("TOO_LONG", "prompts", name, f"has {len(ids)} tokens, at most {longest} are taken; shorten it")
         except InputError as problem:
             problems.append(InputError(problem.code, "prompts", name, problem.message))
             continue
         found.append(Prompt(name, ids))
     refuse(problems)
     return found
+
+
+def padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens int64 [B, N] (0 at holes), where tokens are given and where the text is, bool [B, N]."""
+    width = max(len(p.ids) for p in prompts)
+    ids = torch.tensor([p.ids + [0] * (width - len(p.ids)) for p in prompts])
+    seen = torch.arange(width) < torch.tensor([len(p.ids) for p in prompts])[:, None]
+    return ids.clamp_min(0), ids >= 0, seen
 
 
 def _with_holes(text: str, tokenizer: Tokenizer) -> list[int]:

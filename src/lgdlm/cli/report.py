@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lgdlm.cli.progress import say
 from lgdlm.config import Config
-from lgdlm.errors import InputError
+from lgdlm.errors import CheckpointError, InputError
+from lgdlm.training.old_spelling import place_meant
 
 
 def run(config: Config) -> int:
@@ -19,7 +20,7 @@ def run(config: Config) -> int:
 def report_run(config: Config) -> Path:
     """The page of `evaluation.checkpoint`, a run or one of its checkpoints; `evaluation.out` says where the results are and the page goes.
 
-    Raises InputError, StorageError.
+    Raises CheckpointError, InputError, StorageError.
     """
     from lgdlm.cli.evaluate import results_file
     from lgdlm.evaluation.report import PAGE, write_report
@@ -27,9 +28,9 @@ def report_run(config: Config) -> Path:
     asked = config.evaluation
     if asked.checkpoint is None:
         raise InputError("CONFIG", "command-line", "evaluation.checkpoint", "expected a run folder, got nothing; lgdlm report RUN")
-    folder = Path(asked.checkpoint)
+    folder = place_meant(Path(asked.checkpoint))
     if not folder.is_dir():
-        raise InputError("MISSING_FILE", folder, "evaluation.checkpoint", "no such folder; expected a run or one of its checkpoints")
+        raise CheckpointError("CHECKPOINT", folder, "checkpoint", "no such folder: expected a run or one of its step_XXXXXXXX folders")
     checkpoint = (folder / "manifest.json").is_file()
     here = folder.resolve().parent if checkpoint else folder
     if asked.out is None:

@@ -1,7 +1,7 @@
 """`lgdlm sample`: latents to texts, texts to latents, both at once, holes filled, texts edited; JSONL out.
 
-    l2t  input -> {"id", "text"}              t2l          prompts -> {"id", "latent"}
-    joint      -> {"id", "text", "latent"}    interpolate  input (two latents) -> {"id", "text", "latent"}
+    l2t  input or prompts -> {"id", "text"}   t2l          prompts -> {"id", "latent"}
+    joint      -> {"id", "text", "latent"}    interpolate  two of the same -> {"id", "text", "latent"}
     prior      -> {"id", "text", "latent"}    encode       prompts -> {"id", "latent"}        of a model of Stage II
     infill  prompts with [MASK] (and input) -> {"id", "text"}
     edit    prompts and input               -> {"id", "text"}
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgdlm.cli.latent_files import read_latents
-from lgdlm.cli.progress import progress, say
-from lgdlm.cli.prompts import Prompt, read_prompts, tokenized
+from lgdlm.cli.progress import progress, say, say_damage
+from lgdlm.cli.prompts import Prompt, padded, read_prompts, tokenized
+from lgdlm.cli.sampling_inputs import check_inputs, latents_of
 from lgdlm.config import Config, Sampling
 from lgdlm.data.storage import make_folder, write_aside
 from lgdlm.errors import InputError
@@ -52,13 +53,7 @@ T = TypeVar("T")
 def run(config: Config) -> int:
     """Sample as `sampling` says and write the lines to `sampling.out`, or to stdout; 0."""
     asked = config.sampling
-    if asked.checkpoint is None:
-        raise InputError("CONFIG", "command-line", "sampling.checkpoint", "expected a checkpoint or a run folder, got nothing")
-    for key, chooses in (("best_of", asked.best_of > 1), ("rounds", asked.rounds > 0)):
-        if chooses and asked.mode != "l2t":
-            raise InputError("CONFIG", "command-line", f"sampling.{key}", f"belongs to mode=l2t; mode={asked.mode} draws once")
-    job = Job(restore(asked.checkpoint, asked.use_ema), asked)
-    total, records = MODES[asked.mode](job)
+    total, records = drawn(config)
     with _output(asked.out) as write, progress(total, asked.mode) as bar:
         for record in records:
             write((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -66,6 +61,18 @@ def run(config: Config) -> int:
     if asked.out is not None:
         say(f"{total} samples: {asked.out}")
     return 0
+
+
+def drawn(config: Config) -> tuple[int, Iterator[Record]]:
+    """How many samples `sampling` asks for, and the samples, each drawn when it is taken. Input is read and checked at once."""
+    asked = config.sampling
+    if asked.checkpoint is None:
+        raise InputError("CONFIG", "command-line", "sampling.checkpoint", "expected a checkpoint or a run folder, got nothing")
+    for key, chooses in (("best_of", asked.best_of > 1), ("rounds", asked.rounds > 0)):
+        if chooses and asked.mode != "l2t":
+            raise InputError("CONFIG", "command-line", f"sampling.{key}", f"belongs to mode=l2t; mode={asked.mode} draws once")
+    check_inputs(asked)
+    return MODES[asked.mode](Job(restore(asked.checkpoint, asked.use_ema, say_damage if asked.fallback else None), asked))
 
 
 @contextmanager
@@ -98,24 +105,27 @@ class Job:
         """The keys that every text sampler takes."""
         asked = self.sampling
         names = {"num_steps": asked.num_steps, "temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p}
-        return {**names, "guidance_scale": asked.guidance_scale, "order": asked.order, "seed": asked.seed, "remask": asked.remask}
+        rows = {"rounding": asked.rounding, "text_sampler": asked.text_sampler}
+        return {**names, "guidance_scale": asked.guidance_scale, "order": asked.order, "seed": asked.seed, "remask": asked.remask, **rows}
 
     def latents(self) -> dict[str, np.ndarray]:
-        if self.sampling.input is None:
-            raise InputError(
-                "CONFIG", "command-line", "sampling.input", f"mode={self.sampling.mode} needs latents: input=FILE.npy or a folder"
-            )
-        return read_latents(Path(self.sampling.input), self.restored.model.latent_shape, self.restored.projection, self.sampling.project)
+        """The latents that were given, or made from texts, by name: as many as `sampling.limit` lets be drawn from."""
+        return dict(islice(self.all_latents().items(), self.sampling.limit))
+
+    def all_latents(self) -> dict[str, np.ndarray]:
+        return latents_of(self.sampling, self.restored)
 
     def prompts(self, holes: bool = False) -> list[Prompt]:
-        model, texts = self.restored.model, read_prompts(self.sampling.prompt, self.sampling.prompts)
-        return tokenized(texts, self.restored.tokenizer, self.restored.config.model.max_seq_len, model.length is None, holes)
+        asked, model, longest = self.sampling, self.restored.model, self.restored.config.model.max_seq_len
+        texts = read_prompts(asked.prompt, asked.prompts)[: asked.limit]
+        return tokenized(texts, self.restored.tokenizer, min(longest, asked.max_tokens or longest), model.length is None, holes)
 
     def partners(self, prompts: list[Prompt]) -> Tensor:
         """A latent for each prompt: the one of its id, or the only one there is, [n, L, D]."""
-        latents = self.latents()
+        latents = self.all_latents()
         if len(latents) > 1 and (missing := [p.id for p in prompts if p.id not in latents]):
-            message = f"no latent of this id among {len(latents)} ({len(missing)} of {len(prompts)} texts have none): name the files by id"
+            held = f"{len(missing)} of {len(prompts)} texts have none among {', '.join(list(latents)[:3])}, ..."
+            message = f"no latent has this id ({held}): name each by its text's id, or give one for all"
             raise InputError("MISSING_LATENT", str(self.sampling.input), missing[0], message)
         only = next(iter(latents.values()))
         return torch.from_numpy(np.stack([latents.get(p.id, only) for p in prompts]))
@@ -144,14 +154,6 @@ def _rows(names: Sequence[str]) -> list[int]:
     return [int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 2 for name in names]
 
 
-def _padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens int64 [B, N] (0 at holes), where tokens are given and where the text is, bool [B, N]."""
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([p.ids + [0] * (width - len(p.ids)) for p in prompts])
-    seen = torch.arange(width) < torch.tensor([len(p.ids) for p in prompts])[:, None]
-    return ids.clamp_min(0), ids >= 0, seen
-
-
 def _l2t(job: Job) -> tuple[int, Iterator[Record]]:
     latents = job.latents()
 
@@ -172,7 +174,7 @@ def _t2l(job: Job) -> tuple[int, Iterator[Record]]:
 
     def records() -> Iterator[Record]:
         for part in job.batches(prompts):
-            (ids, _, seen), rows = _padded(part), _rows([p.id for p in part])
+            (ids, _, seen), rows = padded(part), _rows([p.id for p in part])
             if asked.mode == "encode":
                 latent = model.unstandardise(read_posterior(model, ids, seen).mean)
             elif asked.average == 0:
@@ -201,7 +203,7 @@ def _refined(job: Job, prompts: list[Prompt], latents: Tensor | None) -> Iterato
     model = job.restored.model
     for part in job.batches(range(len(prompts))):
         chosen = [prompts[i] for i in part]
-        ids, given, seen = _padded(chosen)
+        ids, given, seen = padded(chosen)
         latent = None if latents is None else latents[list(part)]
         options = {**job.steering(), "rows": _rows([p.id for p in chosen])}
         if job.sampling.mode == "infill":

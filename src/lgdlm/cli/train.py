@@ -1,7 +1,8 @@
-"""`lgdlm train`: assemble, lock the run directory, and run the one loop with a progress bar."""
+"""`lgdlm train`: join the other ranks, if there are any, lock the run directory, assemble, and run the one loop with a progress bar."""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,11 @@ from lgdlm.cli.progress import progress, say
 from lgdlm.config import Config, Logging
 from lgdlm.errors import CheckpointError, InputError
 from lgdlm.training.assemble import UNLIMITED_STEPS, Assembly, assemble
+from lgdlm.training.backbone import starts_from_scratch
 from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint, newest_whole_before, verify_checkpoint
+from lgdlm.training.distributed import ALONE, World, world_of
+from lgdlm.training.follower import Follower, directory_of
+from lgdlm.training.global_batch import recorded
 from lgdlm.training.loop import Metrics, train
 from lgdlm.training.run import RunDirectory
 from lgdlm.training.signals import Interrupted
@@ -20,7 +25,8 @@ from lgdlm.training.trackers import trackers
 def run(config: Config) -> int:
     """Exit code 0, or 130 / 143 after a signal with its checkpoint saved."""
     try:
-        folder = train_run(config)
+        with world_of(os.environ) as world:
+            folder = train_run(config, world)
     except Interrupted as stopped:
         say(f"stopped by {stopped}; a checkpoint of the last step is saved, go on with training.resume=auto")
         return stopped.exit_code
@@ -38,21 +44,42 @@ def run_folder(config: Config) -> Path:
     return parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def train_run(config: Config) -> Path:
-    """Train as configured; returns the newest checkpoint. Raises Interrupted, Diverged and the errors of the contract."""
+def train_run(config: Config, world: World = ALONE) -> Path:
+    """Train as configured; returns the newest checkpoint. Raises Interrupted, Diverged and the errors of the contract.
+
+    All ranks of `world` call it; the lead chooses the folder and the checkpoint, and writes.
+    """
     resume = config.training.resume
-    path = run_folder(config) if resume in (None, "auto") or config.logging.run_name else find_checkpoint(Path(resume)).parent
-    run_directory = RunDirectory(path)
+
+    def folder() -> Path:
+        return run_folder(config) if resume in (None, "auto") or config.logging.run_name else find_checkpoint(Path(resume)).parent
+
+    run_directory, damaged = directory_of(folder, world), None
+    path = run_directory.path
+
+    def choose() -> str | None:
+        nonlocal damaged
+        found, damaged = starting_point(path, resume, config.training.fallback)
+        return None if found is None else str(found)
+
     try:
-        chosen, damaged = starting_point(path, resume, config.training.fallback)
-        parts = assemble(config, path, chosen)
-        run_directory.start(parts.config_yaml, parts.start, chosen)
+        place = world.lead(choose)
+        chosen = None if place is None else Path(place)
+        parts = assemble(config, path, chosen, world)
+        world.lead(lambda: run_directory.start(parts.config_yaml, parts.start, chosen))
+        if chosen is not None:
+            _note_ranks(recorded(chosen), parts.loader.batch_size, world.size, run_directory)
+        if chosen is None and starts_from_scratch(config):
+            say("note: no pretrained weights are named (model.rwkv_local_path or model.rwkv_name): RWKV-7 starts from scratch")
         if parts.adopted is not None:
             say(parts.adopted.line())
             run_directory.event("weights_adopted", source=parts.adopted.source, parity_error=parts.adopted.parity_error)
         if damaged is not None and chosen is not None:
             run_directory.event("fallback", checkpoint=chosen.name, damaged=damaged.where, reason=damaged.message)
-        last = _loop(parts, run_directory, config.logging) or chosen
+        last = _loop(parts, run_directory, config.logging, world)
+        if last is None and chosen is not None:
+            say(f"nothing to do: the run is finished at step {parts.start}; training.num_train_steps or training.num_epochs lets it go on")
+        last = last or chosen
     finally:
         run_directory.close()
     assert last is not None, "a fresh run has at least one step"
@@ -80,13 +107,22 @@ def starting_point(run: Path, resume: str | None, fallback: bool) -> tuple[Path 
     return wanted, None
 
 
-def _loop(parts: Assembly, run_directory: RunDirectory, logging: Logging) -> Path | None:
+def _note_ranks(before: dict[str, int] | None, rows: int, ranks: int, run_directory: RunDirectory | Follower) -> None:
+    """Say so where a run goes on with another number of processes."""
+    if before is None or before["ranks"] == ranks:
+        return
+    same = f"every step has the same {rows} samples" if before["rows"] == rows else f"a step has {rows} samples, it had {before['rows']}"
+    say(f"note: saved by {before['ranks']} processes, going on with {ranks}: {same}, and sums are taken in another order")
+    run_directory.event("ranks_changed", before=before["ranks"], now=ranks, rows=rows)
+
+
+def _loop(parts: Assembly, run_directory: RunDirectory | Follower, logging: Logging, world: World) -> Path | None:
     plan = parts.plan
     total = None if plan.steps == UNLIMITED_STEPS else plan.steps - parts.start
     began = time.monotonic() - parts.seconds
     with ExitStack() as stack:
         bar = stack.enter_context(progress(total, "training"))
-        watchers = stack.enter_context(trackers(run_directory.path, logging.tensorboard, logging.wandb_project))
+        watchers = stack.enter_context(trackers(run_directory.path, logging.tensorboard, logging.wandb_project)) if world.leads else []
         shown: dict[str, float | str] = {}
         waiting = 0
 
@@ -106,7 +142,7 @@ def _loop(parts: Assembly, run_directory: RunDirectory, logging: Logging) -> Pat
 
         last = train(
             parts.train_step, parts.loader, plan, run_directory, parts.snapshot, parts.validation,
-            start=parts.start, seconds=parts.seconds, on_step=on_step,
+            start=parts.start, seconds=parts.seconds, on_step=on_step, world=world,
         )  # fmt: skip
         if waiting:
             bar.advance(waiting, **shown)

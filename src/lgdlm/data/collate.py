@@ -25,7 +25,7 @@ def collate(dataset: PairedDataset, indices: np.ndarray, rows: np.ndarray, frame
     Raises InputError EOS_INSIDE where a text holds EOS before its end (only in eos mode, where that would end it).
     """
     flat, lengths = dataset.gather(indices)
-    counted = frame.counted(lengths, dataset.last_tokens[indices])
+    counted = frame.counted_of(dataset, indices)
     width = int(frame.widths(counted).max())
     ids = np.full((len(indices), width), frame.eos_id or 0, np.int64)
     column = np.arange(width)
@@ -49,6 +49,6 @@ def collate(dataset: PairedDataset, indices: np.ndarray, rows: np.ndarray, frame
         attention_mask=torch.from_numpy(mask),
         latent=None if latents is None else torch.from_numpy(latents),
         rows=torch.from_numpy(np.asarray(rows, np.int64)),
-        sample_ids=tuple(dataset.ids[int(i)] for i in indices),
+        sample_ids=tuple(dataset.ids_of(indices)),
         fill_mask=fill,
     )

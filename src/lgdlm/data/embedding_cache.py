@@ -10,33 +10,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from lgdlm.data.engine import Task
 from lgdlm.data.given_latents import GivenLatents
 from lgdlm.data.storage import ASIDE, make_folder, storage, write_bytes
 from lgdlm.errors import InputError
 
 CHUNK = 2048
+Elsewhere = Callable[[Path, Sequence[Task]], Iterator[dict[str, Any]]]
 
 
 class TextEncoder(Protocol):
     """What is asked of an encoder here (`lgdlm.data.encoder.Encoder` answers it)."""
 
     dim: int
+    truncated: int
 
     def encode(self, texts: Sequence[str]) -> np.ndarray: ...
     def identity(self) -> dict[str, Any]: ...
 
 
 def embed(
-    encoder: TextEncoder, texts: Sequence[str], cache: Path, on_progress: Callable[[int, int], None], chunk: int = CHUNK
-) -> GivenLatents:
-    """The embeddings of all texts, memory-mapped from the cache; `rows(indices)` gives float32 [k, E].
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    cache: Path,
+    on_progress: Callable[[int, int], None],
+    chunk: int = CHUNK,
+    *,
+    elsewhere: Elsewhere | None = None,
+) -> tuple[GivenLatents, int]:
+    """The embeddings of all texts, memory-mapped from the cache, and how many texts were cut; `rows(indices)` gives float32 [k, E].
+
+    `elsewhere(folder, tasks)` does the chunks that are missing, {"texts", "start", "name"} each, and answers {"truncated"} in their order;
+    None: `encoder` does them here.
 
     Raises InputError NAN_LATENT where the encoder answers NaN or infinity (the text is named by its number).
     """
@@ -46,12 +58,30 @@ def embed(
         for file in folder.iterdir():
             if file.name not in wanted.values() or file.name.startswith(ASIDE):
                 file.unlink()
-    for start, name in wanted.items():
-        part = texts[start : start + chunk]
-        if not (folder / name).exists():
-            _save(folder / name, _encoded(encoder, part, start))
-        on_progress(start + len(part), len(texts))
-    return GivenLatents(folder)
+    missing = [start for start, name in wanted.items() if not (folder / name).exists()]
+    done, truncated = len(texts) - sum(len(texts[start : start + chunk]) for start in missing), 0
+    on_progress(done, len(texts))
+    tasks: list[Task] = [{"texts": list(texts[start : start + chunk]), "start": start, "name": wanted[start]} for start in missing]
+    for task, result in zip(tasks, (elsewhere or _here(encoder))(folder, tasks), strict=True):
+        truncated += int(result["truncated"])
+        done += len(task["texts"])
+        on_progress(done, len(texts))
+    return GivenLatents(folder), truncated
+
+
+def save_vectors(encoder: TextEncoder, texts: Sequence[str], start: int, path: Path) -> None:
+    """Encode a chunk, whose first text has the number `start`, and write it as `path`, whole or not at all."""
+    _save(path, _encoded(encoder, texts, start))
+
+
+def _here(encoder: TextEncoder) -> Elsewhere:
+    def work(folder: Path, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            before = encoder.truncated
+            save_vectors(encoder, task["texts"], task["start"], folder / task["name"])
+            yield {"truncated": encoder.truncated - before}
+
+    return work
 
 
 def _encoded(encoder: TextEncoder, texts: Sequence[str], start: int) -> np.ndarray:

@@ -122,6 +122,15 @@ class Encoder:
             return (normalised(vectors) if self.recipe.normalise else vectors).cpu().numpy()
 
 
+def check_encoder(name: str) -> None:
+    """That the package or folder is there, before any work is done for it. Raises InputError: MISSING_PACKAGE, MISSING_FILE."""
+    if name in PACKAGED:
+        package_folder(*PACKAGED[name][:2])
+    elif not Path(name).exists():
+        message = f"no such folder: expected that of a model, {', '.join(PACKAGED)} or none"
+        raise InputError("MISSING_FILE", name, "prepare.encoder", message)
+
+
 def load_encoder(
     name: str | Path | Mapping[str, Any],
     *,

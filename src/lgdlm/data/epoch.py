@@ -1,6 +1,5 @@
-"""One epoch as a table: which documents make step 1, 2, 3, ...
+"""One window of an epoch as a table: which documents make step 1, 2, 3, ...
 
-    order  = a permutation by (seed, epoch);  its first steps * batch_size documents are used, the rest rest until another epoch
     groups = bucket_rows documents of one width; what a width leaves over is grouped with its neighbours in width
     table  = groups in shuffled order, cut into global batches          int64 [steps, batch_size]
 
@@ -10,9 +9,8 @@ The table does not know about ranks or accumulation, so neither can change which
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from lgdlm.rng import Rng
+from lgdlm.data.windows import permutation
 
 
 def group_rows(batch_size: int, bucket_rows: int) -> int:
@@ -21,27 +19,20 @@ def group_rows(batch_size: int, bucket_rows: int) -> int:
     return max(rows for rows in range(1, min(batch_size, bucket_rows) + 1) if batch_size % rows == 0)
 
 
-def plan_epoch(widths: np.ndarray, *, batch_size: int, rows: int, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
-    """The table of one epoch, int64 [n // batch_size, batch_size], of positions in `widths` int64 [n].
+def in_groups(order: np.ndarray, widths: np.ndarray, rows: int) -> np.ndarray:
+    """The documents `order` int64 [m], of `widths` int64 [m], in groups of `rows` of one width, narrow to wide: int64 [m // rows, rows].
 
-    Each run of `rows` entries (a divisor of `batch_size`) is a group. Deterministic in (seed, epoch); numpy's own generators
-    are not used, so that a new numpy release cannot change a run.
+    `rows` divides m. What the widths leave over makes the last groups, each of neighbours in width.
     """
-    steps = len(widths) // batch_size
-    order = permutation(len(widths), seed, epoch, "epoch order") if shuffle else np.arange(len(widths))
-    order = order[: steps * batch_size]
-    order = order[np.argsort(widths[order], kind="stable")]
-    grouped = _in_full_groups(widths[order], rows)
-    groups = np.concatenate([order[grouped], order[~grouped]]).reshape(-1, rows)
-    if shuffle:
-        groups = groups[permutation(len(groups), seed, epoch, "group order")]
-    return groups.reshape(steps, batch_size)
+    by_width = np.argsort(widths, kind="stable")
+    order = order[by_width]
+    grouped = _in_full_groups(widths[by_width], rows)
+    return np.concatenate([order[grouped], order[~grouped]]).reshape(-1, rows)
 
 
-def permutation(count: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
-    """A permutation of 0 .. count - 1, int64, by counter-based keys."""
-    keys = Rng(seed, epoch, torch.arange(count)).uniform(purpose)
-    return torch.argsort(keys, stable=True).numpy()
+def shuffled_groups(groups: np.ndarray, seed: int, epoch: int, window: int) -> np.ndarray:
+    """The groups of a window in an order by (seed, epoch, window)."""
+    return groups[permutation(len(groups), seed, epoch, f"group order {window}" if window else "group order")]
 
 
 def _in_full_groups(widths: np.ndarray, rows: int) -> np.ndarray:

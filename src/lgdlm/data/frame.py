@@ -6,16 +6,13 @@ eos:       row = y_1 ... y_n EOS | EOS ... EOS   counted = n + 1, or n where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from lgdlm.data.rows import Rows, blocks_of
 from lgdlm.errors import InputError
-
-BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,14 @@ class Frame:
     width: int | None = None
     max_length: int | None = None
 
-    def needed(self, lengths: np.ndarray, last_tokens: np.ndarray) -> np.ndarray:
-        """Tokens a whole text needs, int64 [n]: one more than it has where its EOS is still to be appended."""
-        return lengths if self.eos_id is None else lengths + (last_tokens != self.eos_id)
+    def needed_of(self, rows: Rows, indices: np.ndarray) -> np.ndarray:
+        """Tokens that the whole texts `indices` int64 [k] need, int64 [k]: one more than they have where an EOS is still to be appended."""
+        lengths = rows.lengths_of(indices)
+        return lengths if self.eos_id is None else lengths + (rows.last_tokens_of(indices) != self.eos_id)
 
-    def counted(self, lengths: np.ndarray, last_tokens: np.ndarray) -> np.ndarray:
-        """Tokens of the row that count, int64 [n]."""
-        needed = self.needed(lengths, last_tokens)
+    def counted_of(self, rows: Rows, indices: np.ndarray) -> np.ndarray:
+        """Tokens of the rows `indices` int64 [k] that count, int64 [k]."""
+        needed = self.needed_of(rows, indices)
         return needed if self.max_length is None else np.minimum(needed, self.max_length)
 
     def widths(self, counted: np.ndarray) -> np.ndarray:
@@ -68,34 +66,24 @@ def frame_of(
     return Frame(eos_id=eos_id, multiple=fill_multiple, width=fill_width, max_length=max_length)
 
 
-class Rows(Protocol):
-    """The texts of a split, as `PairedDataset` and the layouts hold them."""
-
-    lengths: np.ndarray
-
-    @property
-    def last_tokens(self) -> np.ndarray: ...
-    @property
-    def ids(self) -> Sequence[str]: ...
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
-
-
 def unfit(rows: Rows, frame: Frame, where: Path | str) -> list[InputError]:
     """A problem for every text that the frame would cut: TEXT_TOO_LONG, or EOS_INSIDE (an EOS before its end)."""
-    problems = []
-    if frame.max_length is not None:
-        needed = frame.needed(rows.lengths, rows.last_tokens)
-        for i in np.flatnonzero(needed > frame.max_length).tolist():
-            message = f"needs {needed[i]} tokens, the model takes {frame.max_length}; raise model.max_seq_len or leave it out"
-            problems.append(InputError("TEXT_TOO_LONG", where, rows.ids[i], message))
-    if frame.eos_id is not None:
-        for start in range(0, len(rows.lengths), BLOCK):
-            chosen = np.arange(start, min(start + BLOCK, len(rows.lengths)))
+    problems: list[InputError] = []
+    if frame.max_length is None and frame.eos_id is None:
+        return problems
+    early: list[InputError] = []
+    for chosen in blocks_of(len(rows)):
+        if frame.max_length is not None:
+            needed = frame.needed_of(rows, chosen)
+            for i in np.flatnonzero(needed > frame.max_length).tolist():
+                message = f"needs {needed[i]} tokens, the model takes {frame.max_length}; raise model.max_seq_len or leave it out"
+                problems.append(InputError("TEXT_TOO_LONG", where, rows.ids[chosen[i]], message))
+        if frame.eos_id is not None:
             flat, lengths = rows.gather(chosen)
             ends = np.cumsum(lengths)
-            early = np.flatnonzero(flat == frame.eos_id)
-            of = np.searchsorted(ends, early, side="right")
-            for i in np.unique(of[early != ends[of] - 1]).tolist():
+            inside = np.flatnonzero(flat == frame.eos_id)
+            of = np.searchsorted(ends, inside, side="right")
+            for i in np.unique(of[inside != ends[of] - 1]).tolist():
                 message = f"holds the end-of-text id {frame.eos_id} before its end; leave the text out or use model.length=predicted"
-                problems.append(InputError("EOS_INSIDE", where, rows.ids[start + i], message))
-    return problems
+                early.append(InputError("EOS_INSIDE", where, rows.ids[chosen[i]], message))
+    return problems + early

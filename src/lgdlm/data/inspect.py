@@ -18,7 +18,8 @@ from lgdlm.data.convert import SPLITS
 from lgdlm.data.frame import Frame, unfit
 from lgdlm.data.manifest import Manifest, has_manifest, read_manifest
 from lgdlm.data.packed import PackedSplit
-from lgdlm.data.paired import Split, check_dim
+from lgdlm.data.paired import check_dim
+from lgdlm.data.rows import Rows, blocks_of
 from lgdlm.data.samples import TOKENS, SampleSplit
 from lgdlm.data.split import content_key
 from lgdlm.data.storage import ASIDE
@@ -51,12 +52,13 @@ def inspect_folder(
     latent_dim: int | None = None,
     vocab_size: int | None = None,
     frame: Callable[[Manifest | None], Frame] | None = None,
-    external_latents: bool = True,
+    external_latents: bool | None = True,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Inspection:
     """Every problem of the data at `latent_dir` (with `token_dir` for per-sample tokens), as `open_dataset` would meet them and more.
 
-    `latent_dim`, `vocab_size` and `frame` (of the folder's manifest) are what a model expects (None: not checked).
+    `latent_dim`, `vocab_size` and `frame` (of the folder's manifest) are what a model expects (None: not checked), and
+    so is `external_latents` (None: latents are read where the manifest says that there are any).
     """
     found = Inspection(Path(latent_dir))
     with Collected(found):
@@ -64,17 +66,21 @@ def inspect_folder(
             raise InputError("MISSING_FILE", latent_dir, "data.latent_dir", "is not a folder; point data.latent_dir at the data")
         manifest = read_manifest(found.folder) if has_manifest(found.folder) else None
         found.manifest, found.layout = manifest, manifest.layout if manifest else "samples"
+        if external_latents is None:
+            external_latents = manifest is None or manifest.latent_dim is not None
         if manifest is not None:
             _check_manifest(found, manifest, latent_dim, vocab_size, external_latents)
-        keys: dict[str, set[bytes]] = {}
+        opened: dict[str, Rows] = {}
         for split in dict.fromkeys((*SPLITS, *(manifest.counts if manifest else ()))):
             with Collected(found):
                 store = _open(found, split, manifest, token_dir, latent_dim, vocab_size, external_latents, on_progress)
-                found.rows[split], found.tokens[split] = len(store.lengths), int(store.lengths.sum())
+                found.rows[split] = len(store)
+                found.tokens[split] = sum(int(store.lengths_of(block).sum()) for block in blocks_of(len(store)))
                 if frame is not None:
                     found.problems += unfit(store, frame(manifest), found.folder)
-                keys[split] = {content_key(store.texts[i]) for i in range(len(store.lengths))}
-        shared = len(keys.get("train", set()) & keys.get("validation", set()))
+                opened[split] = store
+        with Collected(found):
+            shared = shared_texts(opened["train"], opened["validation"]) if {"train", "validation"} <= opened.keys() else 0
         if shared:
             found.notes.append(f"{shared} texts of validation are in train as well: validation figures will flatter the model")
         leftovers = [entry.name for entry in found.folder.iterdir() if entry.name.startswith(ASIDE)]
@@ -82,6 +88,12 @@ def inspect_folder(
             found.notes.append(f"{', '.join(sorted(leftovers))}: left by an interrupted command, never read")
     found.problems = list({str(problem): problem for problem in found.problems}.values())  # a file read twice is damaged once
     return found
+
+
+def shared_texts(train: Rows, validation: Rows) -> int:
+    """How many different texts of the validation split are in train as well; memory is that of the validation split."""
+    held = {content_key(text) for text in validation.texts}
+    return len({key for text in train.texts if (key := content_key(text)) in held})
 
 
 class Collected:
@@ -109,7 +121,7 @@ def _open(
     vocab_size: int | None,
     external_latents: bool,
     on_progress: Callable[[str, int, int], None],
-) -> Split:
+) -> Rows:
     report = found.problems.append
     if manifest is not None and manifest.layout == "packed":
         packed = PackedSplit(found.folder, manifest, split)

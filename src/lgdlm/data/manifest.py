@@ -72,6 +72,16 @@ def has_manifest(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).exists()
 
 
+def holds_data(folder: Path) -> bool:
+    """Whether `folder` is data of either layout, with a manifest of ours or not. A checkpoint's manifest is another."""
+    if not folder.is_dir():
+        return False
+    try:
+        return (folder / "train_data.json").is_file() or bool(read_manifest(folder).layout)
+    except InputError:
+        return False
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a data folder.
 

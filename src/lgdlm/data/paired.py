@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from lgdlm.data.manifest import Manifest, has_manifest, read_manifest
-from lgdlm.data.packed import PackedSplit, Strings
+from lgdlm.data.mixture import Mixture
+from lgdlm.data.packed import PackedSplit
 from lgdlm.data.problems import refuse
+from lgdlm.data.rows import Rows, Strings
 from lgdlm.data.samples import TOKENS, SampleSplit
 from lgdlm.data.shard import map_columns
 from lgdlm.data.verification import verify_files, verify_statistics
@@ -27,69 +30,73 @@ EMBEDDINGS = "validation_embeddings.safetensors"
 Progress = Callable[[int, int], None]
 
 
-class Split(Protocol):
-    """Where a `PairedDataset` reads from: `PackedSplit`, `SampleSplit`, `synthetic.MemorySplit`."""
-
-    lengths: np.ndarray
-
-    @property
-    def last_tokens(self) -> np.ndarray: ...
-    @property
-    def ids(self) -> Sequence[str]: ...
-    @property
-    def texts(self) -> Sequence[str]: ...
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
-    def latents(self, indices: np.ndarray) -> np.ndarray | None: ...
-
-
 class PairedDataset:
     """One split of paired documents.
 
     len(dataset)        documents
-    lengths             int64 [n], tokens of each; last_tokens int64 [n]
+    lengths             int64 [n], tokens of each; lengths_of(indices), last_tokens_of(indices), ids_of(indices) of some
     ids, texts          sequences of str
     tokens(i)           int64 [length]; gather(indices) -> (flat int64 [T], lengths [k]) for many at once
     latents(indices)    float32 [k, L, D], L = 1, raw (not standardised), or None
     manifest            latent_dim, latent_mean, latent_std (of the TRAIN split), vocab_size, tokenizer, encoder, projection
     folder              where tokenizer/ and projection/ lie, or None for data made in memory
+    mixture             of several sources: their rows and proportions; None: one source
     """
 
     def __init__(
         self,
-        store: Split,
+        store: Rows,
         manifest: Manifest,
         split: str,
         *,
         folder: Path | None = None,
         limit: int | None = None,
         with_latents: bool = True,
+        mixture: Mixture | None = None,
     ):
-        self._store, self.manifest, self.split, self.folder = store, manifest, split, folder
+        self.store, self.manifest, self.split, self.folder, self.mixture = store, manifest, split, folder, mixture
         self._with_latents = with_latents
-        self.lengths = store.lengths[:limit]
-        self.last_tokens = store.last_tokens[:limit]
+        self._count = len(store) if limit is None else min(limit, len(store))
+        assert mixture is None or sum(mixture.counts) == self._count, "a mixture is of all rows"
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self._count
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self.lengths_of(np.arange(len(self)))
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.store.lengths_of(np.asarray(indices, np.int64))
+
+    def last_tokens_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.store.last_tokens_of(np.asarray(indices, np.int64))
+
+    def ids_of(self, indices: np.ndarray) -> list[str]:
+        return self.store.ids_of(np.asarray(indices, np.int64))
+
+    def head(self, count: int) -> np.ndarray:
+        """The first `count` rows (fewer where there are fewer), of a mixture in its proportions: int64 [k]."""
+        return np.arange(min(count, len(self))) if self.mixture is None else self.mixture.head(count)
 
     @property
     def ids(self) -> Sequence[str]:
-        ids = self._store.ids
+        ids = self.store.ids
         return Strings(len(self), lambda i: ids[i])
 
     @property
     def texts(self) -> Sequence[str]:
-        texts = self._store.texts
+        texts = self.store.texts
         return Strings(len(self), lambda i: texts[i])
 
     def text(self, index: int) -> str:
-        return self._store.texts[index]
+        return self.store.texts[index]
 
     def tokens(self, index: int) -> np.ndarray:
         return self.gather(np.array([index]))[0]
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._store.gather(np.asarray(indices, np.int64))
+        return self.store.gather(np.asarray(indices, np.int64))
 
     @property
     def has_latents(self) -> bool:
@@ -98,7 +105,7 @@ class PairedDataset:
     def latents(self, indices: np.ndarray | Sequence[int]) -> np.ndarray | None:
         if not self.has_latents:
             return None
-        latents = self._store.latents(np.asarray(indices, np.int64))
+        latents = self.store.latents(np.asarray(indices, np.int64))
         assert latents is not None, "the manifest promises latents"
         return latents[:, None, :]
 
@@ -222,6 +229,6 @@ def check_dim(folder: Path, held: int | None, expected: int | None) -> None:
         message = "the data has no latents; run lgdlm prepare with an encoder, or set data.use_external_latents=false"
         raise InputError("NO_LATENTS", folder, "latents", message)
     if expected is not None and held != expected:
-        command = f"lgdlm convert input={folder} out=<folder> projection=pca latent_dim={expected}"
-        message = f"expected latents of {expected} numbers, got {held}; run: {command} ; or set model.latent_dim={held}"
+        narrower = f"run: lgdlm convert input={folder} out=<folder> projection=pca latent_dim={expected} ; or " if held > expected else ""
+        message = f"expected latents of {expected} numbers, got {held}; {narrower}set model.latent_dim={held}"
         raise InputError("LATENT_DIM", folder, "latent_dim", message)

@@ -9,7 +9,9 @@ Repeating the same request is a no-op; a request that was killed goes on where i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import numpy as np
 
 from lgdlm.data.corpus import read_corpus
 from lgdlm.data.embedding_cache import embed
+from lgdlm.data.engine import ENGINES, Engine
 from lgdlm.data.given_latents import GivenLatents
 from lgdlm.data.manifest import Manifest
 from lgdlm.data.projection import PROJECTIONS, Projection
 from lgdlm.data.selection import Selection, select
 from lgdlm.data.staging import Staging
 from lgdlm.data.tokenizer import make_tokenizer
-from lgdlm.data.vectors import GivenRows, Vectors, fit_on, keep_embeddings
+from lgdlm.data.vectors import AUTO, GivenRows, Vectors, fit_on, keep_embeddings, kind_meant
+from lgdlm.data.work import encoded_elsewhere, tokenized
 from lgdlm.data.writing import Row, ledger_of, manifest_of, write_splits
 
 BLOCK = 4096
@@ -54,7 +58,7 @@ def prepare(
     family: str | None = None,
     encoder_options: Mapping[str, str] | None = None,
     latents: str | Path | None = None,
-    projection: str | Path = "pca",
+    projection: str | Path = AUTO,
     latent_dim: int | None = 32,
     min_tokens: int = 1,
     max_tokens: int = 512,
@@ -63,6 +67,8 @@ def prepare(
     limit: int | None = None,
     layout: str = "packed",
     overwrite: bool = False,
+    engine: str = "local",
+    num_workers: int = 1,
     on_progress: StageProgress = lambda stage, done, total: None,
 ) -> Prepared:
     """Build a data folder at `out`; returns it with its manifest.
@@ -73,16 +79,20 @@ def prepare(
     tokenizer             a key of TOKENIZERS; `vocab_size` for rwkv_compact, `tokenizer_path` for hf
     encoder, family       as `load_encoder`; None: no latents, unless `latents` (a .npy file or folder of blocks) brings them
     encoder_options       role, instruction, language and dtype of `load_encoder`
-    projection            "pca", "matryoshka", "identity" or the folder of a saved one, to `latent_dim` (None: the encoder's width)
+    projection            "pca", "matryoshka", "identity" or the folder of a saved one, to `latent_dim` (None: the vectors' width); "auto":
+                          pca, and for `latents` of that width identity
     min_tokens, max_tokens   shorter and longer texts are left out and counted
     limit                 a seeded sample of so many texts
     layout                "packed" or "samples"
     overwrite             replace what `out` holds
+    engine, num_workers   who tokenizes and encodes, a key of ENGINES, and how many at once; the folder does not depend on it
     on_progress(stage, done, total)   stages: reading, tokenizing, embedding, writing
 
-    Raises InputError (EXISTS where `out` holds something else, and what every part raises), LockedError, StorageError.
+    Raises InputError (EXISTS where `out` holds something else, and what every part raises), LockedError, StorageError, and PeerLost
+    where a worker died.
     """
     corpus = read_corpus(source, path, kinds=kinds, latents=latents, **(corpus_options or {}))
+    projection = kind_meant(projection, corpus.latents, latent_dim)
     if validation_kinds is None and source == "wordnet":
         validation_kinds = ("definition",)
     request: dict[str, object] = {
@@ -104,11 +114,12 @@ def prepare(
         "layout": layout,
         **({"encoder_options": dict(encoder_options)} if encoder_options else {}),
     }
-    with Staging(out) as staging:
+    with Staging(out) as staging, ExitStack() as stack:
         held = staging.finished(request, overwrite)
         if held is not None:
             return Prepared(Path(out), held, fresh=False)
         folder = staging.begin()
+        workers = stack.enter_context(ENGINES[engine](num_workers))
         texts = list(corpus)
         on_progress("reading", len(texts), len(texts))
         chosen = select(
@@ -122,8 +133,11 @@ def prepare(
             seed=seed,
             limit=limit,
             on_progress=lambda done, total: on_progress("tokenizing", done, total),
+            tokenize=lambda tokenizer, parts: tokenized(tokenizer, parts, workers, staging.cache),
         )
-        vectors, encoder_identity = _vectors(corpus.latents, encoder, family, encoder_options or {}, chosen, staging.cache, on_progress)
+        vectors, encoder_identity = _vectors(
+            corpus.latents, encoder, family, encoder_options or {}, chosen, staging.cache, workers, on_progress
+        )
         fitted = None if vectors is None else fit_on(vectors, projection, latent_dim, chosen.train)
         splits = {"train": chosen.train, "validation": chosen.validation}
         rows = {name: _rows(chosen, part, vectors, fitted, on_progress) for name, part in splits.items() if len(part)}
@@ -157,6 +171,7 @@ def _vectors(
     options: Mapping[str, Any],
     chosen: Selection,
     cache: Path,
+    workers: Engine | None,
     on_progress: StageProgress,
 ) -> tuple[Vectors | None, dict[str, Any] | None]:
     """The vectors of the chosen texts by their position, and the identity of what made them."""
@@ -166,9 +181,12 @@ def _vectors(
         return None, None
     from lgdlm.data.encoder import load_encoder
 
+    on_progress("embedding", 0, len(chosen.texts))  # from here, so that loading is not counted as tokenizing
     loaded = load_encoder(encoder, family=family, **options)
-    vectors = embed(loaded, [text.text for text in chosen.texts], cache, lambda done, total: on_progress("embedding", done, total))
-    return vectors, {**loaded.identity(), "truncated": loaded.truncated}
+    elsewhere = None if workers is None else partial(encoded_elsewhere, workers, loaded.identity(), str(encoder), family, options)
+    texts = [text.text for text in chosen.texts]
+    vectors, truncated = embed(loaded, texts, cache, lambda done, total: on_progress("embedding", done, total), elsewhere=elsewhere)
+    return vectors, {**loaded.identity(), "truncated": truncated}
 
 
 def _rows(

@@ -5,7 +5,9 @@ A scan appends every error it meets to a list; `refuse` turns the list into the 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +16,24 @@ from lgdlm.errors import LgdlmError
 
 
 def list_problems(problems: Sequence[LgdlmError]) -> Path:
-    """Write one line per problem into a fresh file of the temporary folder, outside the data; returns its path."""
-    handle, name = tempfile.mkstemp(prefix="lgdlm-problems-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.writelines(f"E_{p.code} {_flat(p.where)} {_flat(p.field)}: {_flat(p.message)}\n" for p in problems)
-    return Path(name)
+    """Write one line per problem into a file of the temporary folder, outside the data; returns its path.
+
+    The name is a hash of the lines: the same list again is the same file. Where that name is taken by anything else, another is found.
+    """
+    lines = "".join(f"E_{p.code} {_flat(p.where)} {_flat(p.field)}: {_flat(p.message)}\n" for p in problems)
+    data = lines.encode("utf-8", "backslashreplace")
+    path = Path(tempfile.gettempdir()) / f"lgdlm-problems-{hashlib.sha256(data).hexdigest()[:16]}.txt"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        about = path.lstat()
+        if stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and about.st_size == len(data) and path.read_bytes() == data:
+            return path
+        handle, name = tempfile.mkstemp(prefix="lgdlm-problems-", suffix=".txt")
+        path = Path(name)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    return path
 
 
 def refuse(problems: Sequence[LgdlmError]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lgdlm.data.arrays import read_npy, read_npz
 from lgdlm.data.confinement import Confinement
-from lgdlm.data.packed import Strings
+from lgdlm.data.rows import Strings
 from lgdlm.data.sample_index import SampleEntry, TokenFiles, files_below, list_name, read_entries
 from lgdlm.data.split import content_key
 from lgdlm.data.statistics import LatentStatistics
@@ -69,9 +69,21 @@ class SampleSplit:
         self.latent_dim: int | None = None
         self._scan(report, latent_dim, on_progress or (lambda done, total: None))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     @property
     def ids(self) -> Sequence[str]:
         return Strings(len(self._entries), lambda i: self._entries[i].id)
+
+    def ids_of(self, indices: np.ndarray) -> list[str]:
+        return [self._entries[int(i)].id for i in indices]
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.lengths[indices]
+
+    def last_tokens_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.last_tokens[indices]
 
     @property
     def texts(self) -> Sequence[str]:

@@ -8,7 +8,7 @@ The tokenizer never sees a held-out text, and a text too long or too short never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from lgdlm.errors import InputError
 
 Fit = Callable[[Sequence[str]], Tokenizer]
 Progress = Callable[[int, int], None]
+Tokenize = Callable[[Tokenizer, Sequence[Sequence[str]]], Iterator[list[np.ndarray]]]
 BATCH = 4096
 
 
@@ -47,12 +48,15 @@ def select(
     seed: int,
     limit: int | None,
     on_progress: Progress,
+    tokenize: Tokenize,
 ) -> Selection:
     """Choose, tokenize and split; what is left out is moved from `kept` to `dropped` in `counts`.
 
-    validation        a count (>= 1) or a share of the surviving texts (< 1); ignored where the source prescribes its splits
+    validation        a count (>= 1) or a share of the surviving texts (< 1; above 0 one text at least); ignored where the source
+                      prescribes its splits
     validation_kinds  the kinds that may be held out; None: all
     limit             so many texts of lowest rank: a seeded sample, with the validation texts of the whole corpus first
+    tokenize          the token rows of parts of the texts, in order
 
     Raises InputError: EMPTY_CORPUS (no text survives), VALIDATION_SIZE (not so many texts can be held out).
     """
@@ -69,15 +73,18 @@ def select(
     while True:
         reserved = {keys[i] for i in reserve}
         tokenizer = fit([texts[i].text for i in order if keys[i] not in reserved])
-        tokens = _tokenize(tokenizer, texts, order, on_progress)
+        tokens = _tokenize(tokenizer, texts, order, on_progress, tokenize)
         fitting = [i for i in order if min_tokens <= len(tokens[i]) <= max_tokens]
-        wanted = sum(i in set(reserve) for i in fitting) if prescribed else _count(validation, len(fitting))
-        inside = set(fitting)
+        inside, reserved_rows = set(fitting), set(reserve)
+        wanted = sum(i in reserved_rows for i in fitting) if prescribed else _count(validation, len(fitting))
         held = hold_out([keys[i] for i in fitting], _positions(fitting, [i for i in reserve if i in inside]), wanted)
         if held.sum() == wanted or len(reserve) == len(allowed) or prescribed:
             break
         reserve = allowed[: 2 * len(reserve)]
-    if not fitting or held.all():
+    if fitting and held.all():
+        message = f"all {len(fitting)} texts are held out and none is left to train on; {'give more' if prescribed else 'lower validation'}"
+        raise InputError("EMPTY_CORPUS", "source", "validation", message)
+    if not fitting:
         message = f"no text of {min_tokens} to {max_tokens} tokens is left to train on"
         raise InputError("EMPTY_CORPUS", "source", "min_tokens, max_tokens", message)
     if held.sum() != wanted:
@@ -95,7 +102,10 @@ def select(
 
 
 def _count(validation: float, rows: int) -> int:
-    return int(validation) if validation >= 1 else round(validation * rows)
+    """A share above 0 is one text at least, where another is left to train on."""
+    if validation >= 1:
+        return int(validation)
+    return max(round(validation * rows), 1 if validation > 0 and rows > 1 else 0)
 
 
 def _reserve_size(validation: float, rows: int) -> int:
@@ -103,18 +113,21 @@ def _reserve_size(validation: float, rows: int) -> int:
     return min(rows, -(-_count(validation, rows) * 3 // 2) + (16 if validation else 0))
 
 
-def _tokenize(tokenizer: Tokenizer, texts: Sequence[Text], order: Sequence[int], on_progress: Progress) -> dict[int, np.ndarray]:
+def _tokenize(
+    tokenizer: Tokenizer, texts: Sequence[Text], order: Sequence[int], on_progress: Progress, tokenize: Tokenize
+) -> dict[int, np.ndarray]:
     tokens: dict[int, np.ndarray] = {}
-    for start in range(0, len(order), BATCH):
-        part = order[start : start + BATCH]
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    found = tokenize(tokenizer, [[texts[i].text for i in part] for part in parts])
+    for part in parts:
         try:
-            encoded = tokenizer.encode_batch([texts[i].text for i in part])
+            rows = next(found)
         except InputError:
             refuse([problem for i in part if (problem := _not_encodable(tokenizer, texts[i]))])
             raise
-        for i, ids in zip(part, encoded, strict=True):
-            tokens[int(i)] = np.asarray(ids, np.int32)
-        on_progress(start + len(part), len(order))
+        for i, ids in zip(part, rows, strict=True):
+            tokens[int(i)] = ids
+        on_progress(len(tokens), len(order))
     return tokens
 
 

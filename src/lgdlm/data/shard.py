@@ -34,7 +34,12 @@ COLUMNS = {
 
 
 def map_columns(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a safetensors file as read-only views of the mapped file.
+    """The columns of a safetensors file as read-only views of the mapped file. Raises InputError BAD_SHARD."""
+    return _mapped(path)[1]
+
+
+def _mapped(path: Path) -> tuple[mmap.mmap, dict[str, np.ndarray]]:
+    """The mapped file and the columns in it.
 
     Raises InputError: BAD_SHARD when the header does not describe exactly the bytes that are there.
     """
@@ -71,7 +76,7 @@ def map_columns(path: Path) -> dict[str, np.ndarray]:
         raise bad("has an entry without dtype, shape or data_offsets") from None
     if end != size - 8 - length:
         raise bad(f"describes {end} bytes of {size - 8 - length}")
-    return columns
+    return mapped, columns
 
 
 class Shard:
@@ -79,7 +84,7 @@ class Shard:
 
     def __init__(self, path: Path, rows: int, latent_dim: int | None):
         self.path, self.rows = path, rows
-        self.columns = map_columns(path)
+        self._map, self.columns = _mapped(path)
         for name, dtypes in COLUMNS.items():
             column = self.columns.get(name)
             if column is None or column.ndim != 1 or column.dtype not in [np.dtype(DTYPES[d]) for d in dtypes]:
@@ -99,11 +104,28 @@ class Shard:
         if not sound:
             raise InputError("BAD_SHARD", self.path, name, f"expected {self.rows + 1} rising offsets from 0 to {end}; run prepare again")
 
+    def release(self) -> None:
+        """Give back the memory of the pages read so far; they are mapped again when they are read again."""
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):  # where the system has it
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def text(self, row: int) -> str:
         return self._string("text", row)
 
     def id(self, row: int) -> str:
         return self._string("id", row)
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """The ids of `rows` int64 [k]."""
+        column, offsets = self.columns["id"], self.columns["id_offsets"]
+        try:
+            return [column[a:b].tobytes().decode() for a, b in zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)]
+        except UnicodeDecodeError:
+            return [self.id(int(row)) for row in rows]  # which names the one that is broken
+
+    def id_bytes(self, row: int) -> bytes:
+        offsets = self.columns["id_offsets"]
+        return self.columns["id"][int(offsets[row]) : int(offsets[row + 1])].tobytes()
 
     def _string(self, name: str, row: int) -> str:
         offsets = self.columns[f"{name}_offsets"]

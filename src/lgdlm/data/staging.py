@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from lgdlm.data.manifest import MANIFEST, Manifest, has_manifest, read_manifest
@@ -34,6 +35,9 @@ class Staging:
         self.folder, self.cache = self.out / f"{ASIDE}data", self.out / CACHE
 
     def __enter__(self) -> Staging:
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError("NOT_A_FOLDER", self.out, "prepare.out", "is a file; name the folder to write")
+        self._made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         make_folder(self.out)
         with storage(self.out):
             self._lock = os.open(self.out, os.O_RDONLY)  # the folder itself is locked: no file to leave behind
@@ -44,8 +48,16 @@ class Staging:
             raise LockedError("LOCKED", self.out, "out", "another process is writing this folder; wait for it or choose another") from None
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is not None:
+            self._leave_nothing_empty()
         os.close(self._lock)
+
+    def _leave_nothing_empty(self) -> None:
+        """Remove the folders of a refused request in which nothing was written."""
+        for folder in (self.folder, self.cache, *self._made):
+            with suppress(OSError):  # it is not there, or holds something
+                folder.rmdir()
 
     def finished(self, request: dict[str, object], overwrite: bool) -> Manifest | None:
         """The manifest of an earlier run with the same request whose files are all there, else None.

@@ -12,7 +12,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,10 +93,22 @@ def digest(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": sha256.hexdigest()}
 
 
-def ledger(folder: Path, *parts: str) -> dict[str, dict[str, Any]]:
-    """Entries of every regular file under the named parts of `folder`, by relative POSIX path."""
+def ledger(folder: Path, *parts: str, but: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Entries of every regular file under the named parts of `folder`, by relative POSIX path; `but` are paths left out."""
     files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    found = {file.relative_to(folder).as_posix(): file for file in files}
+    return {path: digest(file) for path, file in found.items() if path not in but}
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder, if it is there; killed in between, no part of it stands under a name that is read."""
+    if folder.exists():
+        doomed = folder.with_name(f"{ASIDE}removed-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        with storage(folder):
+            os.rename(folder, doomed)
+            flush_folder(folder.parent)  # before its files go, or a power cut could leave its name over what is left of them
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def flush_folder(folder: Path) -> None:

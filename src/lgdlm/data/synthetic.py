@@ -1,4 +1,4 @@
-"""Tiny paired data with a known relation, for unit tests.
+"""Tiny paired data with a known relation, for unit tests and for a first look at a configuration.
 
     text  = a sentence of a grammar: det adj? noun verb det adj? noun
     z     = W bag(y) / sqrt(n) + noise,   bag(y) counts of ids, W fixed by the seed
@@ -8,13 +8,17 @@ The latent is a linear function of the bag of tokens, so a linear encoder can re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lgdlm.data.manifest import Manifest
 from lgdlm.data.paired import PairedDataset
 from lgdlm.data.statistics import LatentStatistics
+from lgdlm.data.storage import make_folder, write_aside, write_bytes
 
 
 class MemorySplit:
@@ -25,6 +29,18 @@ class MemorySplit:
         self.ids, self.texts, self._tokens, self._latents = ids, texts, [np.asarray(row, np.int64) for row in tokens], latents
         self.lengths = np.array([len(row) for row in self._tokens], np.int64)
         self.last_tokens = np.array([row[-1] for row in self._tokens], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def ids_of(self, indices: np.ndarray) -> list[str]:
+        return [self.ids[int(i)] for i in indices]
+
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.lengths[indices]
+
+    def last_tokens_of(self, indices: np.ndarray) -> np.ndarray:
+        return self.last_tokens[indices]
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = [self._tokens[int(i)] for i in indices]
@@ -63,6 +79,22 @@ def tiny_dataset(
     manifest = Manifest(layout="packed", vocab_size=vocab, tokenizer=tokenizer, counts=counts, seed=seed, **held)  # type: ignore[arg-type]
     store = MemorySplit([f"{split}-{i}" for i in range(n)], texts, rows, None if latent_dim is None else latents)
     return PairedDataset(store, manifest, split)
+
+
+def write_tiny(folder: Path, n: int, vocab: int, latent_dim: int, seed: int = 0) -> Path:
+    """The texts of `tiny_dataset` under byte tokens, with its latents, as a packed folder below `folder`; an eighth is held out."""
+    from lgdlm.data.prepare import prepare
+
+    data = tiny_dataset(n, vocab, latent_dim, seed)
+    make_folder(folder)
+    lines = [json.dumps({"id": name, "text": text}) for name, text in zip(data.ids, data.texts, strict=True)]
+    write_bytes(folder / "texts.jsonl", "".join(line + "\n" for line in lines).encode())
+    latents = data.latents(np.arange(n))
+    assert latents is not None, "tiny data have latents where they have a width"
+    with write_aside(folder / "latents.npy") as file:
+        np.save(file, latents[:, 0], allow_pickle=False)
+    given: dict[str, Any] = {"latents": folder / "latents.npy", "projection": "identity", "latent_dim": None}
+    return prepare("file", folder / "packed", path=folder / "texts.jsonl", tokenizer="byte", validation=n // 8, seed=seed, **given).folder
 
 
 def _sentence(rng: np.random.Generator, vocab: int, longest: int) -> np.ndarray:

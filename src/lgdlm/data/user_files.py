@@ -51,7 +51,8 @@ class UserFiles:
             if not self.path.is_file():
                 raise InputError("NOT_A_FILE", self.path, "prepare.input", "is neither a regular file nor a folder")
             if self.path.suffix.lower() not in SUFFIXES:
-                raise InputError("UNKNOWN_FORMAT", self.path, "prepare.input", f"expected a file ending in {', '.join(SUFFIXES)}")
+                message = f"expected a file ending in {', '.join(SUFFIXES)}; convert it to JSONL"
+                raise InputError("UNKNOWN_FORMAT", self.path, "prepare.input", message)
             return [self.path]
         if is_saved_dataset(self.path):
             return saved_dataset_files(self.path, self.split)

@@ -18,6 +18,7 @@ from lgdlm.data.projection import PROJECTIONS, Projection, fit_projection, load_
 from lgdlm.data.storage import write_bytes
 from lgdlm.errors import InputError
 
+AUTO = "auto"
 FIT_BYTES = 1 << 28  # of train vectors that the projection is fitted on, at most: of the texts of lowest rank, a seeded sample
 
 
@@ -42,6 +43,19 @@ class GivenRows:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         return self.given.rows(self.row[indices])
+
+
+def kind_meant(kind: str | Path, given: GivenLatents | None, latent_dim: int | None) -> str | Path:
+    """What `auto` stands for: the user's own latents at the width asked for stay as they are, all else goes through PCA.
+
+    Raises InputError LATENT_DIM where fewer numbers were given than are asked for.
+    """
+    if given is not None and latent_dim is not None and latent_dim > given.dim and kind in (AUTO, *PROJECTIONS):
+        message = f"latents of {given.dim} numbers were given, got {latent_dim}; add latent_dim=null to take them as they are"
+        raise InputError("LATENT_DIM", given.path, "prepare.latent_dim", message)
+    if kind != AUTO:
+        return kind
+    return "identity" if given is not None and latent_dim in (None, given.dim) else "pca"
 
 
 def fit_on(vectors: Vectors, kind: str | Path, latent_dim: int | None, train: np.ndarray) -> Projection:

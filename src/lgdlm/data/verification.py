@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lgdlm.data.confinement import Confinement
+from lgdlm.data.doubt import doubtful
 from lgdlm.data.manifest import Manifest
 from lgdlm.data.shard import Shard
 from lgdlm.data.statistics import LatentStatistics
@@ -25,8 +26,8 @@ TOLERANCE = 1e-6  # of the largest standard deviation
 Report = Callable[[InputError], None]
 
 
-def verify_shard(shard: Shard, start: int, vocab_size: int, seen: dict[str, int], report: Report) -> None:
-    """All rows of a shard; `start` is the first row's index in its split, `seen` the ids met so far with their index."""
+def verify_shard(shard: Shard, start: int, vocab_size: int, report: Report) -> None:
+    """All rows of a shard; `start` is the first row's index in its split. Ids are compared elsewhere (`DistinctIds`)."""
 
     def name(row: int) -> str:
         try:
@@ -45,16 +46,15 @@ def verify_shard(shard: Shard, start: int, vocab_size: int, seen: dict[str, int]
     if shard.latents is not None:
         for row in np.flatnonzero(~np.isfinite(shard.latents).all(axis=1)).tolist():
             report(latent_problem(f"{shard.path}#{row}", name(row), shard.latents[row]))
-    for row in range(shard.rows):
+    strings = [(shard.columns[column], shard.columns[f"{column}_offsets"]) for column in ("text", "id")]
+    for row in np.flatnonzero(doubtful(*strings[0]) | doubtful(*strings[1])).tolist():
         try:
             sample, text = shard.id(row), shard.text(row)
         except InputError as problem:
             report(problem)
             continue
-        where = f"{shard.path}#{row}"
         if fault := flaw(text) or flaw(sample):
-            report(InputError(fault[0], where, sample, fault[1]))
-        duplicate_id(where, sample, start + row, seen, report)
+            report(InputError(fault[0], f"{shard.path}#{row}", sample, fault[1]))
 
 
 def verify_files(folder: Path, manifest: Manifest, report: Report) -> None:

@@ -47,6 +47,10 @@ class MaskedDiffusion(Process):
         hit = x_t == self.mask_id
         return hit if mask is None else hit & mask
 
+    def start_time(self, unknown: Tensor, seen: Tensor) -> Tensor:
+        """Clock [B] of a text of which `unknown` bool [B, N] is masked and the rest of `seen` is given: the masked share."""
+        return unknown.sum(dim=1).double() / seen.sum(dim=1)
+
     def weight(self, t: Tensor) -> Tensor:
         """float [B]: the weight of a row's masked cross entropy; under `elbo` +inf at t = 0, where no token is masked."""
         return self.schedule.weight(widen(t)) if self.weighting == "elbo" else torch.ones_like(widen(t))

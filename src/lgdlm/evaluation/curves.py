@@ -17,10 +17,11 @@ from lgdlm.evaluation.run_record import Series
 QUANTITIES = {
     "nelbo": ("NELBO", "nats per token, length included"),
     "latent_loss": ("Latent loss", "squared error per dimension, as trained"),
-    "text_accuracy": ("Text accuracy", "share of masked tokens named right"),
+    "text_accuracy": ("Text accuracy", "share of masked or noised tokens named right"),
     "length_loss": ("Length loss", "nats per text"),
     "text_loss": ("Text bound", "nats per token, without the length"),
-    "text_cross_entropy": ("Cross entropy of masked tokens", "nats, unweighted"),
+    "text_cross_entropy": ("Cross entropy of masked or noised tokens", "nats, unweighted"),
+    "text_squared_error": ("Squared error of estimated embeddings", "per dimension, unweighted"),
     "base_l2t_text_loss": ("Text bound of l2t, beside its cycles", "nats per token, without the length"),
     "base_t2l_latent_loss": ("Latent loss of t2l, beside its cycles", "squared error per dimension, as trained"),
     "cycle_text_loss": ("Text cycle, through the mean", "nats per token, without the length"),

@@ -3,6 +3,7 @@
     documents = smallest hashes of the held-out split
     likelihood (3 conditions) -> T2L -> L2T -> cycles -> joint -> trajectory, map, judge, retention    each into `Results`
 
+In embedding diffusion the drift of its estimates stands in the likelihood's place (`lgdlm.evaluation.drift`).
 What cannot be measured (no encoder, a package that is not installed) is listed in `not_run` with its reason.
 """
 
@@ -18,12 +19,14 @@ import torch
 
 from lgdlm.data.collate import Frame
 from lgdlm.data.paired import PairedDataset
+from lgdlm.diffusion.embedding import EmbeddingDiffusion
 from lgdlm.errors import InputError
 from lgdlm.evaluation import generation
 from lgdlm.evaluation.baselines import training_texts
 from lgdlm.evaluation.bootstrap import Bootstrap
 from lgdlm.evaluation.cycle import Cycles
 from lgdlm.evaluation.documents import Documents, Reader, held_out, keys_of, read_documents
+from lgdlm.evaluation.drift import TIMES, add_drift
 from lgdlm.evaluation.generation import Writing
 from lgdlm.evaluation.judge import Judge
 from lgdlm.evaluation.latent_map import latent_map
@@ -117,9 +120,13 @@ def evaluate(
     steps = _Steps(on_progress)
 
     measures = Measures(model, documents, train, results, Bootstrap(len(documents), bootstrap, seed), seed)
-    beside, row = measures.likelihoods(
-        frame, likelihood_draws, settings.estimator, steps.of("likelihood", len(CONDITIONS) * likelihood_draws * len(documents))
-    )
+    embedded = isinstance(model.text_process, EmbeddingDiffusion)
+    beside, row = dict[str, np.ndarray](), np.zeros(len(documents))
+    if embedded:
+        add_drift(model, documents, results, measures.bootstrap, seed, steps.of("embeddings", len(TIMES) * len(documents)))
+    else:
+        total = len(CONDITIONS) * likelihood_draws * len(documents)
+        beside, row = measures.likelihoods(frame, likelihood_draws, settings.estimator, steps.of("likelihood", total))
     with torch.autocast(model.device.type, compute_dtype, enabled=compute_dtype is not None):
         total = len(documents) * 3
         reading = measures.readings(latent_steps, steps.of("text to latent", total), settings.shown)
@@ -130,8 +137,9 @@ def evaluate(
         joint, joint_latents = generation.write_pairs(model, tokenizer, joint_samples, writing)
         few = slice(0, settings.traced)
         traces = generation.trace_texts(model, tokenizer, documents.latents[few], keys[few], writing)
-    total = 2 * likelihood_draws * len(documents)
-    cycles.texts(means, reading, frame, likelihood_draws, settings.estimator, row, steps.of("text cycle", total))
+    if not embedded:
+        total = 2 * likelihood_draws * len(documents)
+        cycles.texts(means, reading, frame, likelihood_draws, settings.estimator, row, steps.of("text cycle", total))
     texts = {"joint": joint}
     if model.posterior is not None:
         stage2 = Stage2(model, documents, results, measures.bootstrap, seed, beside)
@@ -199,6 +207,7 @@ def _begin(
         "parameters": sum(p.numel() for p in model.parameters()),
         "denoiser": type(model.denoiser).__name__,
         "length": "eos" if model.length is None else "predicted",
+        "text_process": "embedding" if isinstance(model.text_process, EmbeddingDiffusion) else "masked",
         "latent_parameterization": model.latent_process.predicts,
     }
     data = {

@@ -66,7 +66,7 @@ def _objective(record: RunRecord) -> str | None:
     kind = record.setting("loss.loss_type")
     weights = record.setting("training.mode_weights")
     if kind == "random" and isinstance(weights, dict):
-        return "random over " + ", ".join(f"{mode} {weight}" for mode, weight in weights.items())
+        return "random over " + ", ".join(f"{mode} {weight}" for mode, weight in weights.items() if weight)
     return kind
 
 

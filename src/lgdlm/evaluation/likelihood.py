@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lgdlm.data.collate import Frame
+from lgdlm.diffusion.masked import MaskedDiffusion
 from lgdlm.errors import InputError
 from lgdlm.evaluation.documents import Documents, derangement, keys_of
 from lgdlm.models.denoiser import NoisyPair
@@ -98,6 +99,11 @@ def standard_error(likelihood: Likelihood, documents: Documents) -> float | None
     return error if np.isfinite(error) else None
 
 
+def _masking(model: TextLatentDiffusion) -> MaskedDiffusion:
+    assert isinstance(model.text_process, MaskedDiffusion), "only masked diffusion has a bound on the nats of tokens"
+    return model.text_process
+
+
 def _shaped(model: TextLatentDiffusion, latents: np.ndarray) -> Tensor:
     flat = torch.from_numpy(np.ascontiguousarray(latents, np.float32)).to(model.device)
     return flat.view(len(flat), model.latent_shape[0], -1)
@@ -147,7 +153,7 @@ def _by_counts(
     threshold = u.masked_fill(~scored, 2.0).sort(dim=1).values.gather(1, m[:, None] - 1)
     x_t = y.masked_fill((u <= threshold) & real, model.mask_id)
     # 1 - alpha(t) = (1 - eps) t is the masking probability; past 1 - eps the clock stands at 1
-    t = (threshold[:, 0] / (1 - model.text_process.schedule.eps)).clamp_max(1)
+    t = (threshold[:, 0] / (1 - _masking(model).schedule.eps)).clamp_max(1)
     return x_t, t.float(), n.double() / m.double()
 
 
@@ -155,7 +161,7 @@ def _by_times(
     model: TextLatentDiffusion, y: Tensor, scored: Tensor, real: Tensor, strata: Tensor, rng: Rng
 ) -> tuple[Tensor, Tensor, Tensor]:
     t = (1 - strata).float()
-    return model.text_process.noise(y, t, rng, real), t, model.text_process.schedule.weight(t.double())
+    return _masking(model).noise(y, t, rng, real), t, _masking(model).schedule.weight(t.double())
 
 
 def _question(model: TextLatentDiffusion, x_t: Tensor, t: Tensor, real: Tensor, latent: Tensor, condition: str, rng: Rng) -> NoisyPair:
@@ -169,5 +175,5 @@ def _nats(model: TextLatentDiffusion, pair: NoisyPair, y: Tensor) -> Tensor:
     nats = torch.zeros(pair.size, dtype=torch.float64, device=y.device)
     if not bool(pair.logits_at.any()):  # no position of the batch is masked: nothing to ask ("times" near t = 0)
         return nats
-    found = model.text_process.cross_entropy(model(pair).text_logits, y, pair.logits_at)
+    found = _masking(model).cross_entropy(model(pair).text_logits, y, pair.logits_at)
     return nats.index_add(0, pair.logits_at.nonzero()[:, 0], found.double())

@@ -21,8 +21,9 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Metric:
-    """`fn`: sums float64 [..., k] to values [...]. `better`: `higher` or `lower`. `resampled` False where the statistic of several texts is
-    no sum over them (counts of different n-grams), so that no interval over documents exists."""
+    """`fn`: sums float64 [..., k] to values [...]. `better`: `higher`, `lower`, or `none` of what others are compared with.
+    `resampled` False where the statistic of several texts is no sum over them (counts of different n-grams), so that no interval over
+    documents exists."""
 
     fn: Callable[[Array], Array]
     better: str
@@ -32,7 +33,7 @@ class Metric:
     resampled: bool = True
 
     def __post_init__(self) -> None:
-        assert self.better in ("higher", "lower")
+        assert self.better in ("higher", "lower", "none")
 
 
 def ratio(sums: Array) -> Array:
@@ -79,12 +80,19 @@ def moment_distance(sums: Array) -> Array:
 
 def _conditions(name: str, fn: Callable[[Array], Array], label: str, unit: str) -> dict[str, Metric]:
     words = {"given_latent": "given z", "unconditional": "unconditional", "shuffled_latent": "given another text's z"}
-    return {f"{name}_{key}": Metric(fn, "lower", f"{label} {word}", unit, "likelihood") for key, word in words.items()}
+    better = {"shuffled_latent": "none"}  # a wrong latent should cost something
+    return {f"{name}_{key}": Metric(fn, better.get(key, "lower"), f"{label} {word}", unit, "likelihood") for key, word in words.items()}
 
 
 def _estimates(name: str, fn: Callable[[Array], Array], better: str, label: str, unit: str) -> dict[str, Metric]:
     words = {"one_step": "one step", "sample": "one sample", "mean_of_8": "mean of 8 samples"}
     return {f"{name}_{key}": Metric(fn, better, f"{label}, {word}", unit, "t2l") for key, word in words.items()}
+
+
+def _times(name: str, better: str, label: str) -> dict[str, Metric]:
+    unit = "share" if better == "higher" else "of the radius"
+    words = {"": "mean over times", "_t25": "t = 1/4", "_t50": "t = 1/2", "_t75": "t = 3/4", "_t100": "t = 1"}
+    return {f"{name}{key}": Metric(ratio, better, f"{label}, {word}", unit, "embedding") for key, word in words.items()}
 
 
 METRICS: dict[str, Metric] = {
@@ -96,6 +104,11 @@ METRICS: dict[str, Metric] = {
     **_estimates("t2l_r2", explained, "higher", "T2L R2 (standardised)", ""),
     **_estimates("t2l_cosine", ratio, "higher", "T2L cosine", ""),
     **_estimates("t2l_mse", ratio, "lower", "T2L squared error (standardised)", "per dimension"),
+    **_times("embedding_drift", "lower", "Distance of estimated embeddings to the nearest token"),
+    **_times("rounding_accuracy", "higher", "Nearest token is the right one"),
+    "rounding_logits_accuracy": Metric(ratio, "higher", "Likeliest token is the right one", "share", "embedding"),
+    "embedding_squared_error": Metric(ratio, "lower", "Squared error of estimated embeddings", "per dimension", "embedding"),
+    "rounding_nats": Metric(ratio, "lower", "Cross entropy of noised tokens, mean over times (no bound)", "nats/token", "embedding"),
     "stage2_reconstruction": Metric(ratio, "lower", "NELBO given z ~ q(z | text)", "nats/token", "stage2"),
     "stage2_bound": Metric(ratio, "lower", "NELBO given z + KL: the text's own bound", "nats/token", "stage2"),
     "stage2_perplexity": Metric(exponential, "lower", "Perplexity bound, KL included", "per token", "stage2"),

@@ -14,6 +14,7 @@ from lgdlm.evaluation.plot import ROW_WIDTH, Scale, axis_svg, interval_svg, scal
 
 GROUPS = {
     "likelihood": "How well it predicts held-out text",
+    "embedding": "How near its estimates are to tokens",
     "t2l": "Latents read from text (T2L)",
     "stage2": "The latent it learned itself (Stage II)",
     "l2t": "Texts written from latents (L2T)",
@@ -22,7 +23,7 @@ GROUPS = {
     "judge": "Under another language model",
     "retention": "Kept of the pretrained language model",
 }
-DIRECTIONS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
+DIRECTIONS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "none": ""}
 MARGIN = 12
 
 

@@ -1,7 +1,9 @@
 """A pretrained language model becomes a denoiser, and what a denoiser keeps of it a language model again.
 
 adopt       token rows, left-to-right halves, norms (and the head) are the weights; what a denoiser has besides starts so that
-            a block does at first what it did: conditions are silent, gates open, fusions take the mean of both halves
+            a block does at first what it did: conditions are silent, gates open, a published head has no bias, and fusions take the
+            mean of both halves: with `backward` as `forward` of one reading from either side, each as the weights do it. `fresh` halves
+            are untrained: such a block starts with half of its published reading, and half of a random one
 published   the same tensors back: bit for bit those that were adopted, as long as they have not trained
 freeze      what came from the weights does not train; the mask's row, the latent's ways, the clocks, fusions and right-to-left
             halves of their own always do
@@ -9,7 +11,7 @@ freeze      what came from the weights does not train; the mask's row, the laten
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 
 BACKWARDS = ("forward", "fresh")
 CHECKED_TOKENS = 64
+EXACT_PARAMETERS = 400_000_000  # larger weights are compared in float32: a float64 copy of them may not fit beside the model
 NOT_PUBLISHED = ("att_back", "fuse", "conditioning")
 
 
@@ -31,8 +34,10 @@ class AdoptionReport:
     """What became of every tensor of the weights.
 
     used, ignored, absent  names of the file: adopted; not, and why; not there, and what stands for them
-    parity_error           largest difference of logits over CHECKED_TOKENS seeded tokens, read whole: the denoiser's left-to-right
-                           halves under its own kernel in float32, against the recurrence in float64 on the tensors of the file
+    parity_error           largest difference of logits over CHECKED_TOKENS seeded tokens, read whole: the denoiser's own rows,
+                           left-to-right halves and head under its kernel in float32, against the recurrence on the tensors of the file
+    parity_in              what the recurrence counts in: float64, or float32 for weights of more than EXACT_PARAMETERS numbers
+    files                  SHA-256 of each file by its name; empty for weights that were not read from files
     """
 
     source: str
@@ -42,6 +47,8 @@ class AdoptionReport:
     ignored: dict[str, str]
     absent: dict[str, str]
     parity_error: float
+    parity_in: str = "float64"
+    files: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for `pretrained.json`."""
@@ -53,7 +60,7 @@ class AdoptionReport:
         return (
             f"weights: {self.source} ({self.layout}: {s.n_blocks} blocks of width {s.hidden_size}, {s.vocab_size} token rows), "
             f"{len(self.used)} tensors used, {len(self.ignored)} ignored, {len(self.absent)} absent, "
-            f"parity error {self.parity_error:.1e} (logits against the float64 recurrence)"
+            f"parity error {self.parity_error:.1e} (logits against the {self.parity_in} recurrence)"
         )
 
 
@@ -73,6 +80,8 @@ def adopt(denoiser: RWKVDenoiser, weights: Pretrained, *, backward: str = "forwa
     for name, tensor in given.items():
         assert own[name].shape == tensor.shape, f"{name}: the denoiser is built in the sizes of the weights"
         own[name].copy_(tensor)
+    if denoiser.text_head.plain:
+        denoiser.text_head.decode.bias.zero_()  # published heads have none, whatever this one was told about its data
     denoiser.embedding.mask.copy_(denoiser.embedding.table.weight.mean(dim=0))
     for block in denoiser.backbone.blocks:
         assert isinstance(block, Block)
@@ -83,7 +92,8 @@ def adopt(denoiser: RWKVDenoiser, weights: Pretrained, *, backward: str = "forwa
         if block.conditioning is not None:
             block.conditioning.open_gates()
     sizes, error = weights.sizes, parity_error(denoiser, weights)
-    return AdoptionReport(str(weights.source), weights.layout, sizes, sorted(given), ignored, weights.absent, error)
+    counted = str(parity_dtype(weights)).removeprefix("torch.")
+    return AdoptionReport(str(weights.source), weights.layout, sizes, sorted(given), ignored, weights.absent, error, counted)
 
 
 def _published(denoiser: RWKVDenoiser) -> dict[str, Tensor]:
@@ -131,14 +141,22 @@ def backbone_of(denoiser: RWKVDenoiser, head: Pretrained, **options: Any) -> Lan
 
 @torch.no_grad()
 def parity_error(denoiser: RWKVDenoiser, weights: Pretrained) -> float:
-    """See `AdoptionReport`."""
+    """See `AdoptionReport`. A head of the denoiser's own is no part of it: the weights' head stands in its place."""
     count = weights.sizes.vocab_size
     tokens = torch.randint(0, count, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
-    block = denoiser.backbone.blocks[0]
+    block, head = denoiser.backbone.blocks[0], denoiser.text_head
     assert isinstance(block, Block)
     loaded = backbone_of(denoiser, weights, kernel=block.kernel, chunk=block.chunk)
-    exact = weights.model(dtype=torch.float64, kernel="recurrence")(tokens)[0]
-    return float((loaded(tokens.to(loaded.emb.weight.device))[0].cpu() - exact).abs().max())
+    rows = denoiser.embedding(tokens.to(loaded.emb.weight.device)) + denoiser.text_kind
+    hidden = loaded.stack(rows)[0]
+    found = head.logits(hidden) if head.plain else loaded.head(loaded.ln_out(hidden))
+    exact = weights.model(dtype=parity_dtype(weights), kernel="recurrence")(tokens)[0]
+    return float((found.cpu() - exact).abs().max())
+
+
+def parity_dtype(weights: Pretrained) -> torch.dtype:
+    """What weights of this size are compared in."""
+    return torch.float64 if sum(t.numel() for t in weights.tensors.values()) <= EXACT_PARAMETERS else torch.float32
 
 
 def freeze(denoiser: RWKVDenoiser, *, backbone: bool, head: bool) -> None:

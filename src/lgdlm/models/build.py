@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lgdlm.config import Model
+from lgdlm.diffusion.embedding import EmbeddingDiffusion
 from lgdlm.diffusion.gaussian import GaussianDiffusion
 from lgdlm.diffusion.masked import MaskedDiffusion
 from lgdlm.diffusion.schedule import LATENT_SCHEDULES, LatentSchedule, Linear, LogLinear
@@ -56,11 +57,23 @@ def idle_keys(model: Model) -> list[str]:
     return sorted(name for name, value in asdict(model).items() if name in unused and value != getattr(plain, name))
 
 
-def build_schedule(model: Model) -> LatentSchedule:
-    """The latent's schedule; the linear one takes its betas per 1/latent_timesteps of time."""
-    if model.latent_beta_schedule == "linear":
+def build_schedule(model: Model, name: str | None = None) -> LatentSchedule:
+    """The latent's schedule, or the one of that name; the linear one takes its betas per 1/latent_timesteps of time."""
+    name = name or model.latent_beta_schedule
+    if name == "linear":
         return Linear(model.latent_beta_min, model.latent_beta_max, model.latent_timesteps)
-    return LATENT_SCHEDULES[model.latent_beta_schedule]()
+    return LATENT_SCHEDULES[name]()
+
+
+def build_text_process(model: Model, denoiser: Denoiser, weighting: str) -> MaskedDiffusion | EmbeddingDiffusion:
+    """How texts are noised, with the weight of its loss. Raises InputError for a weight that the process does not have."""
+    try:
+        if model.text_process == "masked":
+            return MaskedDiffusion(denoiser.vocab_size, LogLinear(model.t_eps), weighting)
+        schedule = build_schedule(model, model.text_beta_schedule)
+        return EmbeddingDiffusion(denoiser.vocab_size, denoiser.embedding.rows, schedule, weighting, model.self_conditioning_prob)
+    except ValueError as problem:
+        raise InputError("CONFIG", "config", "loss.text_weighting", f"{problem}") from problem
 
 
 def build_model(
@@ -92,7 +105,7 @@ def build_model(
         posterior, prior = build_latent_variable(model, denoiser.hidden_size)
     return TextLatentDiffusion(
         denoiser,
-        MaskedDiffusion(vocab_size, LogLinear(model.t_eps), text_weighting),
+        build_text_process(model, denoiser, text_weighting),
         GaussianDiffusion(build_schedule(model), model.latent_parameterization),
         length,
         latent_mean,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class NoisyPair:
     """A denoiser's question.
 
-    text            int64 [B, N]     tokens; `V` (one beyond the vocabulary) is the mask
+    text            int64 [B, N]     tokens; `V` (one beyond the vocabulary) is the mask. In embedding diffusion a noised text is
+                                     float [B, N, E], rows with noise
     t_text          float32 [B]      the text's clock: 0 clean, 1 all masks
     latent          float [B, L, D]  the standardised latent after noising
     t_latent        float32 [B]      the latent's clock: 0 clean, 1 pure noise
@@ -30,6 +31,7 @@ class NoisyPair:
     logits_at       bool [B, N]      where logits are wanted (the vocabulary head dominates small models); None: everywhere
     context         int64 [B, N]     block diffusion: the clean text, of which each block is shown what lies before it; None: a block
                                      sees the others as they are in `text`
+    estimate        float [B, N, E]  embedding diffusion: the clean rows as estimated before (self-conditioning); None: not yet
     soft            float [B, N, V]  what straight-through tokens were drawn from, for its gradient alone: it changes no value; None:
                                      tokens are data
     memory                           what a block-causal denoiser keeps of text before `text` (`remember`); None: there is none
@@ -43,6 +45,7 @@ class NoisyPair:
     logits_at: Tensor | None = None
     context: Tensor | None = None
     soft: Tensor | None = None
+    estimate: Tensor | None = None
     memory: BlockMemory | None = None
 
     def __post_init__(self) -> None:
@@ -65,11 +68,14 @@ class Prediction:
     text_logits  float [B, N, V], or [M, V] for the M asked positions in row-major order when `logits_at` was given
     latent       float [B, L, D] in the latent process's parameterisation (epsilon, x0 or v)
     hidden       float [B, N, H] last text states
+    embedding    float [B, N, E] embedding diffusion: the estimate of the clean rows, which `TextLatentDiffusion` reads from `hidden`
+                 where a denoiser does not say it; None in masked diffusion
     """
 
     text_logits: Tensor
     latent: Tensor
     hidden: Tensor
+    embedding: Tensor | None = None
 
 
 class Denoiser(nn.Module, ABC):

@@ -2,7 +2,7 @@
 
     concat   h = W [h_f; h_b]
     gated    h = g h_f + (1 - g) h_b,   g = sigmoid(W [h_f; h_b] + c)
-    sum      h = h_f + h_b
+    sum      h = s (h_f + h_b),          s = 1, or 1/2 where both halves are trained readings already
 
 `h_f` has seen the tokens up to and including its own from the left, `h_b` those from the right.
 """
@@ -27,7 +27,7 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def start_at_mean(self) -> None:
-        """Begin at (h_f + h_b) / 2, where the form allows it: two trained readings are then together as large as one."""
+        """Begin at (h_f + h_b) / 2: two trained readings are then together as large as one."""
 
 
 class ConcatFusion(Fusion):
@@ -66,16 +66,20 @@ class GatedFusion(Fusion):
 
 
 class SumFusion(Fusion):
-    """No parameters: two trained readings start twice as large as one."""
+    """No parameters. Its scale s never trains, and is saved with the weights that were made for it."""
+
+    scale: Tensor
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size)
+        self.register_buffer("scale", torch.ones(()))
 
     def start_at_mean(self) -> None:
-        """It stays the sum."""
+        """The scale of the mean, for good."""
+        self.scale.fill_(0.5)
 
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
-        return forward + backward
+        return (forward + backward) * self.scale
 
 
 FUSIONS: dict[str, type[Fusion]] = {

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lgdlm.diffusion.embedding import EmbeddingDiffusion
 from lgdlm.diffusion.gaussian import GaussianDiffusion
 from lgdlm.diffusion.masked import MaskedDiffusion
 from lgdlm.models.denoiser import Denoiser, NoisyPair, Prediction
@@ -28,13 +29,14 @@ class TextLatentDiffusion(nn.Module):
     they are buffers, so they travel in every checkpoint. `length` is None when texts end with EOS (`eos_id`).
     `reading` is an optional linear skip from the visible tokens to the latent: the denoiser then predicts a correction of it.
     `posterior` and `prior`, both or neither, are Stage II's: a latent of the text's own, and where latents come from without a text.
-    `identity` holds what a checkpoint must say about its data: tokenizer, encoder, projection.
+    `identity` holds what a checkpoint must say about its data: tokenizer, encoder, projection. `text_process` says how texts are noised:
+    its questions are tokens with masks, or rows of the token table with Gaussian noise.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        text_process: MaskedDiffusion,
+        text_process: MaskedDiffusion | EmbeddingDiffusion,
         latent_process: GaussianDiffusion,
         length: LengthHead | None,
         latent_mean: Tensor,
@@ -49,6 +51,7 @@ class TextLatentDiffusion(nn.Module):
         assert text_process.mask_id == denoiser.vocab_size, "the mask is one beyond the vocabulary"
         assert latent_mean.shape == latent_std.shape == (denoiser.latent_dim,)
         self.denoiser, self.text_process, self.latent_process, self.length = denoiser, text_process, latent_process, length
+        assert reading is None or isinstance(text_process, MaskedDiffusion), "a linear reading is of tokens, and noised rows are none"
         assert (posterior is None) == (prior is None), "a posterior is measured against a prior"
         self.eos_id, self.identity, self.reading = eos_id, dict(identity or {}), reading
         self.posterior, self.prior = posterior, prior
@@ -88,6 +91,8 @@ class TextLatentDiffusion(nn.Module):
 
     def forward(self, pair: NoisyPair) -> Prediction:
         answer = self.denoiser(pair)
+        if isinstance(self.text_process, EmbeddingDiffusion) and answer.embedding is None:
+            answer = replace(answer, embedding=self.denoiser.text_head.estimate(answer.hidden))
         if self.reading is None:
             return answer
         mean, variance = self.reading(pair)
@@ -102,10 +107,31 @@ class TextLatentDiffusion(nn.Module):
         """The question as the loss of the text `clean` int64 [B, N] asks it: in block diffusion, with what lies before each block."""
         return pair if self.denoiser.block_diffusion is None else pair.at(context=clean)
 
-    def without_text(self, pair: NoisyPair) -> NoisyPair:
-        """The same question with the text dropped: all masks, text clock at 1."""
-        text = torch.where(pair.attention_mask, self.mask_id, pair.text)
-        return pair.at(text=text, t_text=torch.ones_like(pair.t_text))
+    def unknown_text(self, seen: Tensor, rng: Rng) -> Tensor:
+        """A text of which nothing is known where `seen` bool [B, N]: masks int64 [B, N], EOS elsewhere; or pure noise float [B, N, E]."""
+        if isinstance(self.text_process, EmbeddingDiffusion):
+            return self.text_process.prior(tuple(seen.shape), rng)
+        return torch.where(seen, self.mask_id, self.eos_id)
+
+    def without_text(self, pair: NoisyPair, rng: Rng) -> NoisyPair:
+        """The same question with the text dropped: all masks or pure noise, text clock at 1."""
+        seen, text = pair.attention_mask, self.unknown_text(pair.attention_mask, rng)
+        text = text if text.is_floating_point() else torch.where(seen, text, pair.text)
+        return pair.at(text=text, t_text=torch.ones_like(pair.t_text), estimate=None)
+
+    def embedded(self, pair: NoisyPair) -> NoisyPair:
+        """The question with its tokens as rows where the text's process is one of rows: the same question, of one type with noised ones."""
+        if not isinstance(self.text_process, EmbeddingDiffusion) or pair.text.is_floating_point():
+            return pair
+        return pair.at(text=self.text_process.embed(pair.text))
+
+    @torch.no_grad()
+    def self_conditioned(self, pair: NoisyPair) -> NoisyPair:
+        """The question with the network's own first estimate of the clean rows beside it, as data."""
+        estimate = self(pair.at(logits_at=torch.zeros_like(pair.attention_mask))).embedding
+        assert estimate is not None, "only embedding diffusion estimates rows"
+        torch.clear_autocast_cache()  # it keeps the first copy of a weight, and one made without gradient would have none to give
+        return pair.at(estimate=estimate.float())
 
     def without_latent(self, pair: NoisyPair, rng: Rng) -> NoisyPair:
         """The same question with the latent dropped: pure noise, latent clock at 1. No null embedding is needed."""

@@ -75,12 +75,17 @@ class MMDiTDenoiser(Denoiser):
         latent_pred_from: str = "both",
         latent_prefix_len: int = 1,
         qk_rmsnorm: bool = True,
+        text_process: str = "masked",
+        self_conditioning_prob: float = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.latent_len, self.latent_dim, self.hidden_size = vocab_size, latent_len, latent_dim, hidden_size
         self.max_length = max_seq_len
         n_heads = n_heads or max(1, hidden_size // 64)
-        self.embedding = TokenEmbedding(vocab_size, hidden_size, embedding_dim)
+        sphere = text_process == "embedding"
+        self.embedding = TokenEmbedding(
+            vocab_size, hidden_size, embedding_dim, sphere=sphere, self_conditioned=sphere and self_conditioning_prob > 0
+        )
         self.positions = TextPositions(max_seq_len, hidden_size)
         self.prefix = LatentPrefix(latent_len, latent_dim, hidden_size, latent_prefix_len, latent_pred_from != "text")
         self.clock = ClockEmbedding(hidden_size)
@@ -91,7 +96,7 @@ class MMDiTDenoiser(Denoiser):
 
     def forward(self, pair: NoisyPair) -> Prediction:
         cond = self.clock(pair.t_text, pair.t_latent) + self.prefix.summary(pair.latent)
-        states = [self.embedding(pair.text, pair.soft) + self.positions(pair.attention_mask), self.prefix(pair.latent)]
+        states = [self.embedding(pair.text, pair.soft, pair.estimate) + self.positions(pair.attention_mask), self.prefix(pair.latent)]
         seen = torch.cat([pair.attention_mask, pair.attention_mask.new_ones(pair.size, states[1].shape[1])], dim=1)
         key_mask = None if bool(seen.all()) else seen
         for block in self.blocks:

@@ -119,19 +119,25 @@ def _shards(index: Path) -> list[Path]:
 
 def _tensors_in(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix not in TORCH_FILES:
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle's age: it is read by the list of harmless types or not
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as problem:
-        message = "holds more than tensors, or is no file of torch: save its tensors alone, best as .safetensors"
-        raise InputError("UNSAFE_WEIGHTS", path, "file", message) from problem
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as problem:
+        found = read_torch_file(path) if path.suffix in TORCH_FILES else load_file(path)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as problem:
         raise InputError("UNREADABLE", path, "file", f"cannot be read as weights ({problem})") from problem
     if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(t, Tensor) for name, t in found.items()):
         raise InputError("UNKNOWN_WEIGHTS", path, "file", "a flat table of named tensors is expected: is this a training checkpoint?")
     return found
+
+
+def read_torch_file(path: Path) -> object:
+    """What torch saved, as long as it consists of tensors, numbers and texts. Raises InputError: UNSAFE_WEIGHTS, UNREADABLE."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle's age: it is read by the list of harmless types or not
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as problem:
+        message = "holds more than tensors, or is no file of torch: save its tensors alone, best as .safetensors"
+        raise InputError("UNSAFE_WEIGHTS", path, "file", message) from problem
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError) as problem:
+        raise InputError("UNREADABLE", path, "file", f"cannot be read as weights ({problem})") from problem
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class RWKVDenoiser(Denoiser):
     embedding_dim      width of the token table; 0: hidden_size
     ranks              widths of the low-rank signals w, a, v, g; empty: `published_ranks`
     published_ends     token rows enter as they are, as in published weights; `use_rwkv_lm_head`: and so does the vocabulary head
+    text_process       `embedding`: texts may come as noised rows, and with `self_conditioning_prob` above 0 estimates of the clean ones
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class RWKVDenoiser(Denoiser):
         ranks: dict[str, int] | None = None,
         published_ends: bool = False,
         use_rwkv_lm_head: bool = False,
+        text_process: str = "masked",
+        self_conditioning_prob: float = 0.0,
     ):
         super().__init__()
         if causality not in CAUSALITIES:
@@ -93,9 +96,22 @@ class RWKVDenoiser(Denoiser):
             )
         if published_ends and embedding_dim not in (0, hidden_size):
             raise ValueError(f"embedding_dim {embedding_dim}: published token rows are as wide as the stack, {hidden_size}")
+        sphere = text_process == "embedding"
+        if sphere and (published_ends or block_context == "clean"):
+            raise ValueError(
+                "text_process=embedding needs token rows of its own and noises a text as a whole: leave out pretrained weights, and use"
+                " block_context=noisy"
+            )
         self.vocab_size, self.latent_len, self.latent_dim, self.hidden_size = vocab_size, latent_len, latent_dim, hidden_size
         self.both_ways = causality == "bidirectional"
-        self.embedding = TokenEmbedding(vocab_size, hidden_size, embedding_dim, scale=1.0 if published_ends else None)
+        self.embedding = TokenEmbedding(
+            vocab_size,
+            hidden_size,
+            embedding_dim,
+            scale=1.0 if published_ends else None,
+            sphere=sphere,
+            self_conditioned=sphere and self_conditioning_prob > 0,
+        )
         # the token type of text (the latent's is in `prefix`); published rows are text by themselves
         self.text_kind = nn.Parameter(torch.zeros(hidden_size) if published_ends else torch.randn(hidden_size) * 0.02)
         self.prefix = LatentPrefix(latent_len, latent_dim, hidden_size, latent_prefix_len, latent_pred_from != "text")
@@ -124,7 +140,7 @@ class RWKVDenoiser(Denoiser):
         """Padded positions change nothing; their own `hidden` is zero."""
         if isinstance(self.backbone, BlockCausalRWKV):
             return self._in_blocks(self.backbone, pair)
-        latent, text = self.prefix(pair.latent), self.embedding(pair.text, pair.soft) + self.text_kind
+        latent, text = self.prefix(pair.latent), self.embedding(pair.text, pair.soft, pair.estimate) + self.text_kind
         P, N = latent.shape[1], text.shape[1]
         x = torch.cat([latent, text, latent] if self.both_ways else [latent, text], dim=1)
         order, mask = padding_last(pair.attention_mask, P, P if self.both_ways else 0)
@@ -140,7 +156,7 @@ class RWKVDenoiser(Denoiser):
         """Blocks are counted in real tokens. The latent's prediction reads what the last block's question shows: that block, and the
         text before it as it was shown."""
         order, mask = padding_last(pair.attention_mask)
-        text = ordered(self.embedding(pair.text, pair.soft) + self.text_kind, order)
+        text = ordered(self.embedding(pair.text, pair.soft, pair.estimate) + self.text_kind, order)
         cond = self._condition(pair, pair.t_text)
         if pair.context is None:
             memory = pair.memory or self._begin(pair, cond)

@@ -58,12 +58,17 @@ class TransformerDenoiser(Denoiser):
         latent_pred_from: str = "both",
         latent_prefix_len: int = 1,
         qk_rmsnorm: bool = True,
+        text_process: str = "masked",
+        self_conditioning_prob: float = 0.0,
     ):
         super().__init__()
         self.vocab_size, self.latent_len, self.latent_dim, self.hidden_size = vocab_size, latent_len, latent_dim, hidden_size
         self.max_length = max_seq_len
         n_heads = n_heads or max(1, hidden_size // 64)
-        self.embedding = TokenEmbedding(vocab_size, hidden_size, embedding_dim)
+        sphere = text_process == "embedding"
+        self.embedding = TokenEmbedding(
+            vocab_size, hidden_size, embedding_dim, sphere=sphere, self_conditioned=sphere and self_conditioning_prob > 0
+        )
         self.positions = TextPositions(max_seq_len, hidden_size)
         self.prefix = LatentPrefix(latent_len, latent_dim, hidden_size, latent_prefix_len, latent_pred_from != "text")
         self.clock = ClockEmbedding(hidden_size)
@@ -72,7 +77,7 @@ class TransformerDenoiser(Denoiser):
         self.latent_head = LatentHead(hidden_size, latent_len, latent_dim, latent_pred_from)
 
     def forward(self, pair: NoisyPair) -> Prediction:
-        text = self.embedding(pair.text, pair.soft) + self.positions(pair.attention_mask)
+        text = self.embedding(pair.text, pair.soft, pair.estimate) + self.positions(pair.attention_mask)
         prefix = self.prefix(pair.latent)
         cond = self.clock(pair.t_text, pair.t_latent) + self.prefix.summary(pair.latent)
         x = torch.cat([prefix, text], dim=1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lgdlm.config import Loss, Training
+from lgdlm.diffusion.times import Level, Widening
+from lgdlm.errors import InputError
 from lgdlm.objectives.cycle_vae import CycleObjective, Ramp, Turns
 from lgdlm.objectives.denoising import DenoisingObjective, Weights, denoising_objectives
 from lgdlm.objectives.latent_cycle import LatentCycle
@@ -19,8 +21,11 @@ from lgdlm.objectives.variational import VariationalObjective
 
 def _row(name: str) -> Callable[[Loss, Training], DenoisingObjective]:
     def build(loss: Loss, training: Training) -> DenoisingObjective:
-        weights = Weights(loss.text_loss_weight, loss.latent_loss_weight, loss.length_loss_weight)
-        return denoising_objectives(weights, training.cfg_dropout_prob, loss.l2t_text_t_mode, loss.latent_t_mode)[name]
+        weights = Weights(
+            loss.text_loss_weight, loss.latent_loss_weight, loss.length_loss_weight, loss.auxiliary_ce_weight, loss.embedding_mse_weight
+        )
+        levels = noise_levels(training)
+        return denoising_objectives(weights, training.cfg_dropout_prob, loss.l2t_text_t_mode, loss.latent_t_mode, levels)[name]
 
     return build
 
@@ -61,6 +66,15 @@ def _variational(loss: Loss, training: Training) -> VariationalObjective:
         geom_weight=loss.geom_weight,
         prior_weight=loss.latent_loss_weight,
     )
+
+
+def noise_levels(training: Training) -> list[Level]:
+    """The curriculum of `training.noise_levels`; InputError where it is none."""
+    levels = [Level(level.step, level.low, level.high) for level in training.noise_levels]
+    try:
+        return list(Widening(tuple(levels)).levels) if levels else []
+    except ValueError as problem:
+        raise InputError("CONFIG", "config", "training.noise_levels", f"{problem}") from problem
 
 
 OBJECTIVES: dict[str, Callable[[Loss, Training], Objective]] = {

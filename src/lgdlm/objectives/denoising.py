@@ -9,17 +9,19 @@ Condition dropout noises the condition fully, row by row: the same network is it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lgdlm.batch import Batch
-from lgdlm.diffusion.cross_entropy import token_nats
-from lgdlm.diffusion.times import TIME_POLICIES, Clean, TimePolicy, Uniform
+from lgdlm.diffusion.embedding import EmbeddingDiffusion
+from lgdlm.diffusion.times import TIME_POLICIES, Clean, Level, TimePolicy, Uniform, Widening
 from lgdlm.models.denoiser import NoisyPair, Prediction
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.objectives.objective import LossReport, Ratio, Totals
+from lgdlm.objectives.text_score import text_score
 from lgdlm.rng import Rng
 
 FILL_WEIGHT = 0.1  # gradient weight of the EOS filling behind a text's end; it is never reported
@@ -44,11 +46,16 @@ MODES: dict[str, Mode] = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each term; text and length are in nats per real token, the latent in mean squared error."""
+    """Weight of each term; text and length are in nats per real token, the latent in mean squared error.
+
+    Inside the text's: `cross_entropy`, the plain one beside the process's own loss, and `squared_error` of embedding diffusion.
+    """
 
     text: float = 1.0
     latent: float = 1.0
     length: float = 1.0
+    cross_entropy: float = 0.0
+    squared_error: float = 1.0
 
 
 class DenoisingObjective:
@@ -64,6 +71,8 @@ class DenoisingObjective:
     def of_latent(self, model: TextLatentDiffusion, batch: Batch, z0: Tensor, rng: Rng, totals: Totals) -> LossReport:
         """The row's losses where the texts of `batch` have the standardised latents z0 [B, L, D], whosever they are."""
         pair = self.question(model, batch, z0, rng)
+        if "text" in self.mode.scores and _shown_own_estimate(model, rng):
+            pair = model.self_conditioned(pair)
         answer = model(pair)
         total, parts = z0.new_zeros(()), dict[str, Ratio]()
         if "text" in self.mode.scores:
@@ -104,25 +113,20 @@ class DenoisingObjective:
     def _text(
         self, model: TextLatentDiffusion, batch: Batch, pair: NoisyPair, answer: Prediction, totals: Totals, parts: dict[str, Ratio]
     ) -> Tensor:
-        process, asked = model.text_process, pair.logits_at
+        asked = pair.logits_at
         assert asked is not None
-        nats, right = token_nats(answer.text_logits, batch.input_ids[asked])
-        row = asked.nonzero()[:, 0]
-        text = batch.text_mask[asked]
-        gradient_weight = torch.where(text, 1.0, FILL_WEIGHT) * process.weight(pair.t_text)[row]
-        loss = self.weights.text * (nats * gradient_weight).sum() / totals.tokens
-
-        with torch.no_grad():
-            bound = (nats * process.schedule.weight(pair.t_text)[row])[text].sum()
-            parts["text_loss"] = Ratio(float(bound), batch.tokens)
-            parts["text_cross_entropy"] = Ratio(float(nats[text].sum()), float(text.sum()))
-            parts["text_accuracy"] = Ratio(float((right & text).sum()), float(text.sum()))
+        score = text_score(model.text_process, batch, pair, answer, self.weights.cross_entropy, self.weights.squared_error)
+        counted = torch.where(batch.text_mask[asked], 1.0, FILL_WEIGHT)
+        loss = self.weights.text * (score.loss * counted).sum() / totals.tokens
+        parts |= score.parts
+        bound = score.bound
         if model.length is not None:
             length = model.length.loss(pair.latent, pair.t_latent, batch.lengths).sum()
             loss = loss + self.weights.length * length / totals.tokens
             parts["length_loss"] = Ratio(float(length.detach()), batch.size)
-            bound = bound + length.detach()
-        parts["nelbo"] = Ratio(float(bound), batch.tokens)
+            bound = None if bound is None else bound + length.detach()
+        if bound is not None:
+            parts["nelbo"] = Ratio(float(bound), batch.tokens)
         return loss
 
     def _latent(
@@ -135,11 +139,24 @@ class DenoisingObjective:
         return self.weights.latent * losses.sum() / totals.rows
 
 
+def _shown_own_estimate(model: TextLatentDiffusion, rng: Rng) -> bool:
+    """Whether this step's texts are asked about with the network's own first estimate beside them: the same on all ranks."""
+    process = model.text_process
+    return isinstance(process, EmbeddingDiffusion) and float(rng.shared("self-conditioning")) < process.self_conditioning
+
+
 def denoising_objectives(
-    weights: Weights, condition_dropout: float, l2t_text_t_mode: str = "random", latent_t_mode: str = "random"
+    weights: Weights,
+    condition_dropout: float,
+    l2t_text_t_mode: str = "random",
+    latent_t_mode: str = "random",
+    levels: Sequence[Level] = (),
 ) -> dict[str, DenoisingObjective]:
-    """The three objectives with the chosen time policies; `full` puts the scored modality of l2t or t2l at t = 1 always."""
+    """The three objectives with the chosen time policies; `full` puts the scored modality of l2t or t2l at t = 1 always, and random times
+    keep to the range that `levels` allow at the step."""
+    policies = {**TIME_POLICIES, "random": Widening(tuple(levels))} if levels else TIME_POLICIES
     modes = dict(MODES)
-    modes["l2t"] = replace(modes["l2t"], text=TIME_POLICIES[l2t_text_t_mode])
-    modes["t2l"] = replace(modes["t2l"], latent=TIME_POLICIES[latent_t_mode])
+    modes["unconditional"] = replace(modes["unconditional"], text=policies["random"], latent=policies["random"])
+    modes["l2t"] = replace(modes["l2t"], text=policies[l2t_text_t_mode])
+    modes["t2l"] = replace(modes["t2l"], latent=policies[latent_t_mode])
     return {name: DenoisingObjective(mode, weights, condition_dropout) for name, mode in modes.items()}

@@ -57,11 +57,10 @@ def mmd(model: TextLatentDiffusion, read: Tensor, data: Tensor, seen: Tensor, rn
 
 
 def diffusion(model: TextLatentDiffusion, read: Tensor, data: Tensor, seen: Tensor, rng: Rng) -> Tensor:
-    """[B, L, D] to [B]. The text is dropped as condition dropout drops it: all masks, as many as it has tokens."""
+    """[B, L, D] to [B]. The text is dropped as condition dropout drops it: nothing known of as many tokens as it has."""
     t, process = Uniform()(rng, "latent"), model.latent_process
     noised = process.noise(read, t, rng)
-    masks = torch.where(seen, model.mask_id, model.eos_id)
-    pair = NoisyPair(masks, torch.ones_like(t), noised, t, seen, torch.zeros_like(seen))
+    pair = NoisyPair(model.unknown_text(seen, rng), torch.ones_like(t), noised, t, seen, torch.zeros_like(seen))
     with frozen(model.parameters()):
         return process.loss(model(pair).latent, read, noised, t)
 

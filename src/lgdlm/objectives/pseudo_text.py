@@ -50,7 +50,7 @@ def pseudo_text(
         clean = torch.zeros(len(latent), device=latent.device)
         canvas, finite = _canvas(model, latent, clean, width, rng, sampling)
         masks = torch.where(canvas, model.mask_id, model.eos_id)
-        logits = model(NoisyPair(masks, clean + 1, latent, clean, canvas, logits_at=canvas)).text_logits
+        logits = model(NoisyPair(model.unknown_text(canvas, rng), clean + 1, latent, clean, canvas, logits_at=canvas)).text_logits
         finite = finite and bool(torch.isfinite(logits).all())
         size = canvas.shape[1]
         soft = None

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lgdlm.diffusion.masked import MaskedDiffusion
 from lgdlm.models.denoiser import NoisyPair
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.models.walk import in_place, ordered, padding_last
@@ -69,6 +70,7 @@ def _blocks(
     """Every block in turn, for texts whose padding stands last; `steps` have been shown before."""
     size, process = model.denoiser.block_diffusion, model.text_process
     assert size is not None
+    assert isinstance(process, MaskedDiffusion), "blocks are of masked text"
     guided = steering.guidance_scale != 1 and bool((t_latent < 1).any())
     text, live = text.clone(), torch.arange(len(text), device=text.device)
     past: Past = Kept(rng) if steering.cached else Reread(rng, text[:, :0])

@@ -2,6 +2,8 @@
 
 infill   keep what is given, mask the rest: t_text starts at the share that is masked, row by row
 edit     y_t ~ q(y_t | y) at t = share, then back to 0 towards a target latent (partial-mask editing)
+
+In embedding diffusion given tokens take the noise of the clock, which then starts at 1, and an edit noises every token as far as `share`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ def infill(
     seed: int = 0,
     rows: Rows = None,
     remask: float = 0.0,
+    rounding: str = "logits",
+    text_sampler: str = "ddim",
     callback: Callback | None = None,
 ) -> TextSamples:
     """Texts int64 [B, N] whose tokens are kept where `keep_mask` bool [B, N] is True and drawn elsewhere (what stands there is not read).
@@ -41,7 +45,10 @@ def infill(
     `latent` [B, D] or [B, L, D], raw, is the condition; without one the latent stays unknown (its clock at 1). A row's length is given
     by `attention_mask`. Raises InputError: ARGUMENT, LATENT_DIM, NAN_LATENT, EMPTY_TEXT.
     """
-    steering = Steering(TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback)
+    steering = Steering(
+        TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback,
+        rounding=rounding, text_sampler=text_sampler,
+    )  # fmt: skip
     if keep_mask.shape != tokens.shape:
         raise refusal("keep_mask", f"one entry a token is expected: {list(tokens.shape)}, got {list(keep_mask.shape)}")
     kept = keep_mask.to(model.device, torch.bool)
@@ -50,7 +57,7 @@ def infill(
         raise refusal("keep_mask", "a mask cannot be kept; leave its entry False")
     open_ = seen & ~kept
     rng = identities(model, len(text), seed, rows)
-    start = open_.sum(dim=1).double() / seen.sum(dim=1)
+    start = model.text_process.start_time(open_, seen)
     return _refine(model, text, seen, open_, latent, start, num_steps, rng, steering)
 
 
@@ -69,6 +76,8 @@ def edit(
     seed: int = 0,
     rows: Rows = None,
     remask: float = 0.0,
+    rounding: str = "logits",
+    text_sampler: str = "ddim",
     callback: Callback | None = None,
     draw: int = 0,
 ) -> TextSamples:
@@ -78,14 +87,17 @@ def edit(
     text and latent alone.
     Raises InputError: ARGUMENT, LATENT_DIM, NAN_LATENT, EMPTY_TEXT.
     """
-    steering = Steering(TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback)
+    steering = Steering(
+        TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback,
+        rounding=rounding, text_sampler=text_sampler,
+    )  # fmt: skip
     if not 0 <= share <= 1:
         raise refusal("share", f"0 to 1 is expected, got {share}")
     text, seen = checked_text(model, tokens, attention_mask)
     rng = identities(model, len(text), seed, rows, draw)
     start = torch.full((len(text),), share, device=model.device)
     noised = model.text_process.noise(text, start, rng, seen)
-    return _refine(model, noised, seen, seen & (noised == model.mask_id), latent, start, num_steps, rng, steering)
+    return _refine(model, noised, seen, model.text_process.masked(noised, seen), latent, start, num_steps, rng, steering)
 
 
 def _refine(

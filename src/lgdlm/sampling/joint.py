@@ -34,6 +34,8 @@ def sample_joint(
     rows: Rows = None,
     length: Tensor | int | None = None,
     remask: float = 0.0,
+    rounding: str = "logits",
+    text_sampler: str = "ddim",
     callback: Callback | None = None,
 ) -> TextSamples:
     """`batch_size` pairs of text and latent (`TextSamples.latent`, in the encoder's units).
@@ -44,7 +46,8 @@ def sample_joint(
     if batch_size < 1:
         raise refusal("batch_size", f"at least 1 is expected, got {batch_size}")
     checked_width(model, latent_dim)
-    steering = Steering(TokenDraw(temperature, top_k, top_p), order, sampler, guidance_scale, remask, callback)
+    draw = TokenDraw(temperature, top_k, top_p)
+    steering = Steering(draw, order, sampler, guidance_scale, remask, callback, rounding=rounding, text_sampler=text_sampler)
     rng = identities(model, batch_size, seed, rows)
     noise = model.latent_process.prior((batch_size, *model.latent_shape), rng)
     with answering(model):

@@ -31,6 +31,8 @@ def sample_text_from_latent(
     rows: Rows = None,
     length: Tensor | int | None = None,
     remask: float = 0.0,
+    rounding: str = "logits",
+    text_sampler: str = "ddim",
     callback: Callback | None = None,
     draw: int = 0,
 ) -> TextSamples:
@@ -38,10 +40,14 @@ def sample_text_from_latent(
 
     The length is drawn from p(length | latent) unless the caller fixes it: `seq_len` one for all, `length` int64 [B] one a text; a model
     that ends its texts with EOS needs `seq_len` as the room there is. `temperature`, `top_k`, `top_p`: see `TokenDraw`; `order`: a key of
-    `REVEAL`; `guidance_scale`, `remask`, `callback`: see `Steering`. Row r's text depends on (seed, rows[r], draw) and its latent alone.
+    `REVEAL`; `guidance_scale`, `remask`, `rounding`, `text_sampler`, `callback`: see `Steering`. Row r's text depends on
+    (seed, rows[r], draw) and its latent alone.
     Raises InputError for latents of another width (LATENT_DIM), non-finite ones (NAN_LATENT) and arguments out of range.
     """
-    steering = Steering(TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback)
+    steering = Steering(
+        TokenDraw(temperature, top_k, top_p), order, guidance_scale=guidance_scale, remask=remask, callback=callback,
+        rounding=rounding, text_sampler=text_sampler,
+    )  # fmt: skip
     condition = standardised(model, latent)
     count = len(condition)
     rng = identities(model, count, seed, rows, draw)

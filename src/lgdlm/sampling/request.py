@@ -95,7 +95,8 @@ def lengths(
         longest = model.longest
         if int(wanted.min()) < 1 or (longest is not None and int(wanted.max()) > longest):
             bounds = "at least 1 token is" if longest is None else f"1 to {longest} tokens are"
-            raise refusal("seq_len", f"{bounds} expected, got {int(wanted.min())} to {int(wanted.max())}")
+            least, most = int(wanted.min()), int(wanted.max())
+            raise refusal("seq_len", f"{bounds} expected, got {least}" + (f" to {most}" if most > least else ""))
         return wanted
     if model.length is None:
         raise refusal("seq_len", "this model ends its texts with EOS: say how many tokens there is room for")

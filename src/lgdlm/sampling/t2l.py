@@ -65,6 +65,6 @@ def predict_latent(
     clean = torch.zeros(len(text), device=model.device)
     pair = NoisyPair(text, clean, noise, clean + model.latent_process.latest_time, seen, torch.zeros_like(seen))
     with answering(model):
-        x0 = ask(model, pair, rng, guidance_scale, text=False)[1]
+        x0 = ask(model, pair, rng, guidance_scale, text=False).latent
     assert x0 is not None
     return model.unstandardise(x0)

@@ -1,18 +1,20 @@
 """Pretrained weights in a run: the configuration takes their sizes, the model their tensors, and what may train is said once.
 
-    sized     config + weights, or the checkpoint that goes on from them  ->  config with every size filled in
+    sized     config + weights, or the checkpoint that goes on from them  ->  config with every size and the weights' name filled in
     begin     a fresh model adopts the weights' rows of the data's tokenizer
     settle    frozen is frozen, in a fresh run and in one that goes on
+    origins   SHA-256 of the weights' files: from checkpoint to checkpoint, so that retention is measured against the same weights
 
 After `sized` a configuration is complete: a checkpoint is rebuilt from its own `config.yaml` and never asks for the weights again.
+What goes on from a checkpoint that grew out of weights grew out of them too, whether its own words name them or not.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +33,13 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.models.pretrained import Pretrained, read_pretrained, weight_files
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 from lgdlm.schema import from_yaml
-from lgdlm.training.checkpoint import CONFIG
+from lgdlm.training.checkpoint import CONFIG, read_state
 
 FROM_WEIGHTS = (
     "hidden_size", "n_blocks", "head_size", "ffn_ratio", "ranks", "published_ends", "embedding_dim", "tie_embeddings", "use_rwkv_lm_head",
 )  # fmt: skip
-REPORT = "pretrained.json"
+NAMES = ("rwkv_local_path", "rwkv_name", "rwkv_revision")
+REPORT, ORIGINS = "pretrained.json", "pretrained"  # a file of the run; an entry of a checkpoint's state
 
 
 def source_of(config: Config) -> Callable[[], Path | None] | None:
@@ -50,22 +53,25 @@ def source_of(config: Config) -> Callable[[], Path | None] | None:
 def sized(config: Config, checkpoint: Path | None) -> tuple[Config, Pretrained | None]:
     """The configuration with the sizes of its weights, and the weights where a fresh model needs them.
 
-    `checkpoint`: what the run goes on from, or starts warm from; its sizes are taken, and the weights are not read.
+    `checkpoint`: what the run goes on from, or starts warm from; its sizes are taken, and the name of its weights where the
+    configuration names none. The weights are then not read.
     Raises InputError: those of `locate` and `read_pretrained`, and CONFIG for keys that contradict the weights.
     """
+    if checkpoint is not None:
+        config = _grown(config, checkpoint)
     find, model = source_of(config), config.model
-    if find is None:
+    if not isinstance(model, RWKV7Model):
         return config, None
-    assert isinstance(model, RWKV7Model)
+    if find is None:
+        if model.freeze_backbone:
+            message = "there are no pretrained weights to freeze: name them by model.rwkv_local_path or model.rwkv_name, or leave it out"
+            raise InputError("CONFIG", "config", "model.freeze_backbone", message)
+        return config, None
     if model.token_init != "random":
         message = f"{model.token_init} would replace the pretrained token rows; use random"
         raise InputError("CONFIG", "config", "model.token_init", message)
     if checkpoint is not None:
-        theirs = from_yaml((checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint / CONFIG).model
-        if not isinstance(theirs, RWKV7Model) or not theirs.published_ends:
-            message = "did not grow out of pretrained weights: leave out model.rwkv_local_path and model.rwkv_name, or the checkpoint"
-            raise InputError("CONFIG", checkpoint, "model.rwkv_local_path", message)
-        return replace(config, model=replace(model, **{name: getattr(theirs, name) for name in FROM_WEIGHTS})), None
+        return config, None
     path = find()
     assert path is not None
     weights = read_pretrained(path)
@@ -84,36 +90,65 @@ def sized(config: Config, checkpoint: Path | None) -> tuple[Config, Pretrained |
     return replace(config, model=model), weights
 
 
+def _grown(config: Config, checkpoint: Path) -> Config:
+    """The configuration with what `checkpoint` took from its weights; unchanged where neither names any."""
+    model, theirs = config.model, from_yaml((checkpoint / CONFIG).read_text(encoding="utf-8"), checkpoint / CONFIG).model
+    if not isinstance(model, RWKV7Model):
+        return config
+    named = source_of(config) is not None
+    if not isinstance(theirs, RWKV7Model) or not theirs.published_ends:
+        if named:
+            message = "did not grow out of pretrained weights: leave out model.rwkv_local_path and model.rwkv_name, or the checkpoint"
+            raise InputError("CONFIG", checkpoint, "model.rwkv_local_path", message)
+        return config
+    taken = FROM_WEIGHTS if named else (*FROM_WEIGHTS, *NAMES)
+    return replace(config, model=replace(model, **{name: getattr(theirs, name) for name in taken}))
+
+
+def starts_from_scratch(config: Config) -> bool:
+    """Whether a fresh RWKV-7 run of this configuration, still as the user gave it, has neither weights nor a checkpoint behind it."""
+    model = config.model
+    return isinstance(model, RWKV7Model) and source_of(config) is None and model.checkpoint_path is None
+
+
 def begin(model: TextLatentDiffusion, weights: Pretrained, config: Config, tokenizer: Tokenizer, run: Path) -> AdoptionReport:
     """Let a fresh model adopt the weights; what became of each tensor is written to `run/pretrained.json`."""
     denoiser, chosen = model.denoiser, config.model
     assert isinstance(denoiser, RWKVDenoiser)
     assert isinstance(chosen, RWKV7Model)
     report = adopt(denoiser, weights.rows(vocabulary_rows(tokenizer, weights)), backward=chosen.backward_init)
-    write_json(run / REPORT, {**report.to_dict(), "files": _digests(weights)})
+    report = replace(report, files=_digests(weights))
+    write_json(run / REPORT, report.to_dict())
     return report
 
 
-def adopted_weights(config: Config, tokenizer: Tokenizer, run: Path) -> Pretrained | None:
-    """The weights that a restored run grew out of, in the rows of its tokenizer; None for a run that started from nothing.
+def origins(adopted: AdoptionReport | None, checkpoint: Path | None) -> dict[str, Any]:
+    """The entry of a checkpoint's state that says which files the model grew out of: those `adopted`, or those of the `checkpoint` before.
 
-    Raises InputError: those of `locate` and `read_pretrained`, and CHANGED_FILE where `run/pretrained.json` names other bytes.
+    {} for a model that grew out of none.
+    """
+    files = adopted.files if adopted is not None else read_state(checkpoint).get(ORIGINS) if checkpoint is not None else None
+    return {ORIGINS: files} if files else {}
+
+
+def adopted_weights(config: Config, tokenizer: Tokenizer, checkpoint: Path) -> Pretrained | None:
+    """The weights that a restored checkpoint grew out of, in the rows of its tokenizer; None for one that started from nothing.
+
+    Raises InputError: those of `locate` and `read_pretrained`, CHANGED_FILE where the checkpoint's state names other bytes, and
+    UNKNOWN_ORIGIN where it names none.
     """
     if (find := source_of(config)) is None:
         return None
     path = find()
     assert path is not None
     weights = read_pretrained(path)
-    if (run / REPORT).is_file() and _adopted_files(run / REPORT) != _digests(weights):
+    known = read_state(checkpoint).get(ORIGINS)
+    if known is None:
+        message = f"the checkpoint does not say which files it grew out of, so nothing shows that {path} is one of them"
+        raise InputError("UNKNOWN_ORIGIN", checkpoint, ORIGINS, message)
+    if known != _digests(weights):
         raise InputError("CHANGED_FILE", path, "weights", "are not those that the run started from")
     return weights.rows(vocabulary_rows(tokenizer, weights))
-
-
-def _adopted_files(report: Path) -> object:
-    try:
-        return json.loads(report.read_bytes())["files"]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise InputError("UNREADABLE", report, "files", f"is not a report of adopted weights ({problem!r})") from problem
 
 
 def _digests(weights: Pretrained) -> dict[str, str]:
@@ -124,7 +159,7 @@ def settle(model: TextLatentDiffusion, config: Config) -> None:
     """Freeze what `freeze_backbone` and `train_lm_head` say, in a model that grew out of pretrained weights."""
     chosen = config.model
     if source_of(config) is not None and isinstance(model.denoiser, RWKVDenoiser) and isinstance(chosen, RWKV7Model):
-        freeze(model.denoiser, backbone=chosen.freeze_backbone, head=not chosen.train_lm_head)
+        freeze(model.denoiser, backbone=chosen.freeze_backbone is not False, head=not chosen.train_lm_head)
 
 
 def vocabulary_rows(tokenizer: Tokenizer, weights: Pretrained) -> Tensor | None:

@@ -3,6 +3,7 @@
     .tmp-step_00001000/ -> files, each flushed -> manifest.json (sha256 and bytes of each) -> rename -> folder flushed
     model.safetensors  ema.safetensors  optimizer.safetensors  state.json  config.yaml  tokenizer/  projection/
 
+Of sharded weights each rank writes its pieces, into folders model/, ema/, optimizer/ in the place of those files (`lgdlm.training.pieces`).
 Randomness is counter based and the data position is the step, so `state.json` holds the step and the guard's counters only.
 The manifest carries the hash of its own other fields: a flipped bit in it is found like one in any file.
 """
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lgdlm.data.storage import ASIDE, digest, flush_folder, ledger, make_folder, storage, write_bytes, write_json
+from lgdlm.data.storage import ASIDE, digest, flush_folder, ledger, make_folder, remove_folder, storage, write_bytes, write_json
 from lgdlm.data.strict_json import parse
 from lgdlm.errors import CheckpointError
-from lgdlm.training.weights import load_weights
+from lgdlm.training.distributed import ALONE, World
+from lgdlm.training.old_spelling import place_meant
+from lgdlm.training.pieces import read_pieces, write_pieces
+from lgdlm.training.sharding import is_sharded, local, parts_like
+from lgdlm.training.weights import load_weights, weights_of
 
 MANIFEST, SCHEMA = "manifest.json", 1
 WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
-KINDS, SUPERSEDED = ("step_", "epoch_"), "superseded"
+KINDS = ("step_", "epoch_")
 SMALL_BYTES = 1 << 24
 
 
@@ -46,15 +52,41 @@ class Snapshot:
     folders: dict[str, Path]
     world_size: int = 1
 
+    @property
+    def tensors(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
+        """Each file of tensors with what is in it."""
+        return (WEIGHTS, self.weights), (AVERAGES, self.averages), (OPTIMIZER, self.optimizer)
 
-def save_checkpoint(run: Path, name: str, snapshot: Snapshot) -> Path:
-    """Write `run/name` and point `run/latest` at it; returns the folder. Raises StorageError, leaving nothing half-written."""
-    target, aside = run / name, run / f"{ASIDE}{name}"
+    @property
+    def sharded(self) -> bool:
+        return any(is_sharded(tensor) for tensor in self.weights.values())
+
+
+def save_checkpoint(run: Path, name: str, snapshot: Snapshot, world: World = ALONE) -> Path:
+    """Write `run/name` and point `run/latest` at it; returns the folder. Raises StorageError, leaving nothing half-written.
+
+    All ranks call it, and the lead writes: it returns, or raises, on all of them when the folder stands. Pieces of sharded weights are
+    written by the rank that has them.
+    """
+    aside, pieces = run / f"{ASIDE}{name}", dict[str, dict[str, Any]]()
+    world.lead(lambda: _begin(aside))
+    if snapshot.sharded:
+        pieces = write_pieces(aside, {Path(file).stem: tensors for file, tensors in snapshot.tensors}, world)
+    world.lead(lambda: _finish(aside, run / name, snapshot, pieces))
+    return run / name
+
+
+def _begin(aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     make_folder(aside)
+
+
+def _finish(aside: Path, target: Path, snapshot: Snapshot, pieces: dict[str, dict[str, Any]]) -> None:
+    """Everything that one process writes; `pieces` is the ledger of what all have written already."""
+    run = target.parent
     try:
         with storage(target):
-            for file, tensors in ((WEIGHTS, snapshot.weights), (AVERAGES, snapshot.averages), (OPTIMIZER, snapshot.optimizer)):
+            for file, tensors in () if snapshot.sharded else snapshot.tensors:
                 write_bytes(aside / file, save({key: t.detach().contiguous().cpu() for key, t in tensors.items()}))
             write_json(aside / STATE, {"step": snapshot.step, **snapshot.state})
             write_bytes(aside / CONFIG, snapshot.config_yaml.encode())
@@ -62,30 +94,20 @@ def save_checkpoint(run: Path, name: str, snapshot: Snapshot) -> Path:
                 for path in sorted(p for p in source.iterdir() if p.is_file()):
                     make_folder(aside / folder)
                     write_bytes(aside / folder / path.name, path.read_bytes())
-            files = ledger(aside, "")
+            files = {**ledger(aside, "", but=pieces), **pieces}
             manifest = {"schema": SCHEMA, "step": snapshot.step, "world_size": snapshot.world_size, "files": files}
             write_json(aside / MANIFEST, {**manifest, "sha256": _own_hash(manifest)})
-            _remove(target)  # the same step of a resumed run: the older checkpoint that it came from stays
+            remove_folder(target)  # the same step of a resumed run: the older checkpoint that it came from stays
             os.rename(aside, target)
             flush_folder(run)
-            write_bytes(run / "latest", name.encode())
+            write_bytes(run / "latest", target.name.encode())
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return target
 
 
 def _own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder; killed in between, no part of it stands under a name that is read."""
-    if folder.exists():
-        doomed = folder.with_name(f"{ASIDE}removed-{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.rename(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
@@ -128,8 +150,9 @@ def _verified(folder: Path) -> dict[str, Any]:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "sha256", "the file is not what was written")
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "schema", f"expected {SCHEMA}, got {manifest.get('schema')}")
+    folders = {f"{Path(name).parts[0]}.safetensors" for name in expected if len(Path(name).parts) == 2}
     for required in (WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG):
-        if required not in expected:
+        if required not in expected and required not in folders:
             raise CheckpointError("CHECKPOINT", folder / MANIFEST, required, "not listed in the manifest")
     for name, (size, sha256) in expected.items():
         path = folder / name
@@ -167,14 +190,18 @@ def _small_file(path: Path) -> bytes:
     return data
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a file, all finite. Raises CheckpointError."""
-    try:
-        tensors = load_file(folder / name)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as damage:
-        raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
+def read_tensors(folder: Path, name: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, all finite; of those that are sharded in `like`, this rank's parts. Raises CheckpointError."""
+    pieces = folder / Path(name).stem
+    if not (folder / name).exists() and pieces.is_dir():
+        tensors = read_pieces(pieces, like)
+    else:
+        try:
+            tensors = parts_like(load_file(folder / name), like or {})
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as damage:
+            raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
     for key, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
+        if not bool(local(tensor).isfinite().all()):
             raise CheckpointError("CHECKPOINT", folder / name, key, "holds NaN or infinity, which no training saves")
     return tensors
 
@@ -198,6 +225,7 @@ def step_named(folder: Path) -> int:
 
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint folder itself, or the one that a run's `latest` names; where that leads nowhere, the run's newest."""
+    path = place_meant(path)
     if not path.is_dir():
         raise CheckpointError("CHECKPOINT", path, "checkpoint", "no such folder: expected a run or one of its step_XXXXXXXX folders")
     if (path / "latest").is_file():
@@ -209,37 +237,11 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def rotate(run: Path, keep: int) -> None:
-    """Remove the oldest checkpoints; the `keep` newest stay, and never fewer than one."""
-    for old in checkpoints_of(run)[: -max(1, keep)]:
-        _remove(old)
-
-
-def set_aside_behind(run: Path, step: int) -> list[Path]:
-    """Move checkpoints behind `step` to `run/superseded`: training goes on from `step`, and what follows is another history."""
-    moved = []
-    for folder in checkpoints_of(run):
-        if step_named(folder) > step:
-            shelf = make_folder(run / SUPERSEDED)
-            number = sum(1 for p in shelf.iterdir() if p.name.startswith(folder.name))
-            with storage(folder):
-                moved.append(folder.rename(shelf / (f"{folder.name}.{number}" if number else folder.name)))
-    return moved
-
-
-def clear_leftovers(run: Path) -> None:
-    """Remove what a killed process was writing; the caller holds the run's lock."""
-    for left in run.glob(f"{ASIDE}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-
-
 def load_into(model: nn.Module, folder: Path, averaged: bool) -> None:
     """Weights of a verified checkpoint into `model`; with `averaged` the averages replace the parameters they average."""
-    tensors = read_tensors(folder, WEIGHTS)
+    own = weights_of(model)
+    tensors = read_tensors(folder, WEIGHTS, own)
     if averaged:
-        tensors = {**tensors, **read_tensors(folder, AVERAGES)}
+        tensors = {**tensors, **read_tensors(folder, AVERAGES, own)}
     with torch.no_grad():
         load_weights(model, tensors, folder / (AVERAGES if averaged else WEIGHTS))

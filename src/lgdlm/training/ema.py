@@ -11,9 +11,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lgdlm.training.sharding import local
+
 
 class Ema:
-    """Float32 averages of a model's trainable parameters, by name. `decay` 0 keeps the weights themselves."""
+    """Float32 averages of a model's trainable parameters, by name. `decay` 0 keeps the weights themselves.
+
+    A sharded parameter's average is sharded alike: each rank averages the part that it holds.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -23,7 +28,8 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.live.values()], 1 - decay)
+        averages, live = ([local(t.detach()) for t in tensors.values()] for tensors in (self.average, self.live))
+        torch._foreach_lerp_(averages, live, 1 - decay)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take saved averages. Raises ValueError where they are not of the same parameters and shapes."""

@@ -1,6 +1,6 @@
 """RWKV-7 weights out of a checkpoint of ours, or out of other weights, into a layout that other programs read.
 
-    rwkv   OUT/model.safetensors under published names                   (of a denoiser: what `adoption.published` says)
+    rwkv   OUT/model.pth, as the `rwkv` package and RWKV-LM read it       (of a denoiser: what `adoption.published` says)
     hf     OUT/model.safetensors + config.json, as `fla` and `rwkv7-hf` read them
     both   + the tokenizer's files where it is known, so that a later run finds the rows of its own vocabulary
 
@@ -10,6 +10,7 @@ halves have no place in a language model: they stay behind, and their names are 
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,18 @@ from lgdlm.training.restore import restore
 
 LAYOUTS = ("rwkv", "hf")
 DTYPES = {"keep": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG = {"rwkv": "model.pth", "hf": "model.safetensors"}, "config.json"
+STALE = {"rwkv": (WEIGHTS["hf"], CONFIG), "hf": (WEIGHTS["rwkv"],)}  # of an earlier export to the other layout, which this one replaces
 
 
 @dataclass(frozen=True)
 class Exported:
-    """`left` are the names in the source that are not in the weights, `end` the id that divides texts."""
+    """`left` are the names in the source that are not in the weights."""
 
     folder: Path
     tensors: int
     sizes: Sizes
     left: list[str]
-    end: int = 0
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -82,10 +83,18 @@ def export(source: Path, out: Path, layout: str, *, dtype: str = "keep", overwri
         kept = str(tensors["emb.weight"].dtype).removeprefix("torch.")
         tensors = {huggingface_name(name): huggingface_tensor(name, tensor) for name, tensor in tensors.items()}
         write_json(out / CONFIG, huggingface_settings(sizes, kept, end))
-    else:
-        (out / CONFIG).unlink(missing_ok=True)  # of an earlier hf export that this one replaces
-    write_bytes(out / WEIGHTS, save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata={"format": "pt"}))
-    return Exported(out, len(tensors), sizes, left, end)
+    tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
+    write_bytes(out / WEIGHTS[layout], save(tensors, metadata={"format": "pt"}) if layout == "hf" else _torch_file(tensors))
+    for name in STALE[layout]:
+        (out / name).unlink(missing_ok=True)
+    return Exported(out, len(tensors), sizes, left)
+
+
+def _torch_file(tensors: dict[str, Tensor]) -> bytes:
+    """The bytes of a `.pth`: the table of tensors alone, each with no more than its own numbers."""
+    file = io.BytesIO()
+    torch.save({name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}, file)
+    return file.getvalue()
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None, source: Path) -> Tensor:

@@ -1,24 +1,26 @@
 """The guard that is always on: a non-finite loss or gradient drops the update, is counted, and after too many in a row ends the run.
 
-Nothing is replaced by a constant: weights, moments and averages simply do not see the step.
+Nothing is replaced by a constant: weights, moments and averages simply do not see the step. Ranks agree by an integer: a NaN that one of
+them has alone drops the step on all, and which samples belong to which step never changes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from lgdlm.errors import Diverged
 
 
 class Guard:
-    """`patience`: how many steps in a row may be skipped before training ends."""
+    """`patience`: how many steps in a row may be skipped before training ends. `agree` is whether a flag is true on every rank."""
 
-    def __init__(self, patience: int):
-        self.patience, self.skipped_in_a_row, self.skipped = patience, 0, 0
+    def __init__(self, patience: int, agree: Callable[[bool], bool] = bool):
+        self.patience, self.agree, self.skipped_in_a_row, self.skipped = patience, agree, 0, 0
 
     def admits(self, loss: float, grad_norm: float) -> bool:
-        """True when both are finite."""
-        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        """True when both are finite, on every rank."""
+        finite = self.agree(math.isfinite(loss) and math.isfinite(grad_norm))
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         self.skipped += not finite
         return finite

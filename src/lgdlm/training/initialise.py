@@ -41,7 +41,7 @@ def initialise(model: TextLatentDiffusion, data: PairedDataset, *, token_init: s
 @torch.no_grad()
 def set_head_bias(model: TextLatentDiffusion, data: PairedDataset) -> None:
     """Let the vocabulary head say the token shares of (at most FIT_TEXTS) training texts before it has learned anything."""
-    flat, _ = data.gather(np.arange(min(len(data), FIT_TEXTS)))
+    flat, _ = data.gather(data.head(FIT_TEXTS))
     counts = np.bincount(flat, minlength=model.denoiser.vocab_size) + 0.5
     model.denoiser.text_head.decode.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 

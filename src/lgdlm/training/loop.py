@@ -2,7 +2,8 @@
 
     for k in start+1 .. total:  data(k) -> TrainStep -> validate -> log -> checkpoint
 
-Variants are values handed to it: the objective schedule decides what a step learns, the guard which steps count.
+Variants are values handed to it: the objective schedule decides what a step learns, the guard which steps count. All ranks run it, with
+the same answers: what a clock or a signal says is agreed (`World`), and only the lead's run directory writes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lgdlm.data.loader import Loader
-from lgdlm.training.checkpoint import Snapshot, rotate, save_checkpoint, set_aside_behind
+from lgdlm.training.checkpoint import Snapshot, save_checkpoint
+from lgdlm.training.distributed import ALONE, World
+from lgdlm.training.follower import Follower
 from lgdlm.training.optimizer import learning_rate_scale
 from lgdlm.training.run import LEDGER, LOG, RunDirectory
+from lgdlm.training.shelf import rotate, set_aside_behind
 from lgdlm.training.signals import Interrupted, StopRequest
 from lgdlm.training.step import TrainStep
 
@@ -61,13 +66,14 @@ def train(
     train_step: TrainStep,
     loader: Loader,
     plan: Plan,
-    run: RunDirectory,
+    run: RunDirectory | Follower,
     snapshot: Callable[[int, float], Snapshot],
     validation: Callable[[], dict[str, float]],
     *,
     start: int = 0,
     seconds: float = 0.0,
     on_step: Callable[[int, Metrics], None] = lambda step, metrics: None,
+    world: World = ALONE,
 ) -> Path | None:
     """Train from behind `start` to the plan's end; returns the last checkpoint (None when there was nothing to do).
 
@@ -79,17 +85,29 @@ def train(
     counted = start  # the last step that was not skipped: skipped ones leave the weights as they were
 
     def share_done() -> float:
-        return plan.share_done(step, time.monotonic() - began)
+        share = plan.share_done(step, time.monotonic() - began)
+        return share if plan.minutes is None else world.of_lead(share)
 
     def save(at: int) -> Path:
         run.flush()
         name = plan.name_of(at)
-        saved = save_checkpoint(run.path, name, snapshot(at, time.monotonic() - began))
+        saved = save_checkpoint(run.path, name, snapshot(at, time.monotonic() - began), world)
         run.event("checkpoint_saved", step=at, checkpoint=name)
-        rotate(run.path, plan.keep)
+        world.lead(lambda: rotate(run.path, plan.keep))
         return saved
 
+    def set_aside(at: int) -> bool:
+        """Whether the checkpoint of step `at` is still to be written, once those behind it are out of the way."""
+        for inside in set_aside_behind(run.path, at):
+            run.event("checkpoint_superseded", checkpoint=inside.name)
+        return at > start and not (run.path / plan.name_of(at)).is_dir()
+
     with StopRequest() as stop:
+
+        def stopped() -> int:
+            """The signal that any rank has received; 0: none."""
+            return world.largest(stop.number or 0)
+
         done = step >= plan.steps or share_done() >= 1.0
         while not done:
             before = share_done()
@@ -109,7 +127,7 @@ def train(
                 run.event("metric_not_finite", step=step, metrics=strange)
                 record |= dict.fromkeys(strange)
             if train_step.freezer.thaws_at(step):
-                run.event("parameters_thawed", step=step, parameters=sum(p.numel() for p in train_step.freezer.waiting.values()))
+                run.event("parameters_thawed", step=step, parameters=sum(p.numel() for p in train_step.freezer.thawed_at(step)))
             if skipped:
                 run.event("step_skipped", step=step, sample_ids=list(data.sample_ids), reason=NOT_FINITE)
             run.append(LOG, record)
@@ -120,14 +138,14 @@ def train(
             if guard.exhausted:
                 verdict = guard.verdict(run.path, step, NOT_FINITE, counted)
                 guard.forget_row()  # the newest checkpoint is of `counted`: whoever resumes meets the skipped steps again
-                for inside in set_aside_behind(run.path, counted):
-                    run.event("checkpoint_superseded", checkpoint=inside.name)
-                if counted > start and not (run.path / plan.name_of(counted)).is_dir():
+                if world.lead(partial(set_aside, counted)):
                     save(counted)
                 raise verdict
-            if done or stop.number is not None or plan.saves_at(step):
+            asked = stopped()
+            if done or asked or plan.saves_at(step):
                 last = save(step)
-            if stop.number is not None:
-                run.event("signal_received", signal=stop.number, step=step)
-                raise Interrupted(stop.number)
+                asked = stopped()
+            if asked:
+                run.event("signal_received", signal=asked, step=step)
+                raise Interrupted(asked)
     return last

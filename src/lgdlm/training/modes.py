@@ -30,6 +30,7 @@ def refuse_contradictions(config: Config) -> None:
             f"false leaves no latents, and loss.loss_type={loss.loss_type} learns from them",
         )
     refuse_stages(config, modes)
+    refuse_text_process(config, modes)
     if CYCLE in modes:
         refuse_cycles(config, modes)
         modes = modes | {"l2t", "t2l"}
@@ -69,6 +70,27 @@ def refuse_stages(config: Config, modes: set[str]) -> None:
     if loss.geom_weight and (rows % FOUR or config.training.train_batch_size % FOUR):
         message = f"compares texts in fours: training.train_batch_size and data.bucket_rows must be multiples of {FOUR}"
         raise InputError("CONFIG", "config", "loss.geom_weight", message)
+
+
+def refuse_text_process(config: Config, modes: set[str]) -> None:
+    """Embedding diffusion has no masks and no bound of tokens; masked diffusion has no embeddings to estimate."""
+    model, loss = config.model, config.loss
+    embedded = model.text_process == "embedding"
+    wrong = {
+        "loss.text_weighting": (embedded and loss.text_weighting == "elbo", "elbo is the bound of masked tokens: use uniform or epsilon"),
+        "loss.auxiliary_ce_weight": (
+            embedded and not loss.auxiliary_ce_weight and not loss.embedding_mse_weight,
+            "0 beside loss.embedding_mse_weight=0 leaves the text without a loss",
+        ),
+        "model.latent_skip": (embedded and model.latent_skip != "none", "reads visible tokens, and noised embeddings are none: use none"),
+        "loss.loss_type": (embedded and STAGE2 in modes, f"{STAGE2} needs a bound of the text's tokens: use model.text_process=masked"),
+        "model.self_conditioning_prob": (not embedded and model.self_conditioning_prob > 0, "belongs to model.text_process=embedding"),
+        "model.text_beta_schedule": (not embedded and model.text_beta_schedule != "cosine", "belongs to model.text_process=embedding"),
+        "loss.embedding_mse_weight": (not embedded and loss.embedding_mse_weight != 1, "belongs to model.text_process=embedding"),
+    }
+    for key, (refused, message) in wrong.items():
+        if refused:
+            raise InputError("CONFIG", "config", key, message)
 
 
 def refuse_cycles(config: Config, modes: set[str]) -> None:

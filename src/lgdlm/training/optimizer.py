@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lgdlm.errors import InputError
+from lgdlm.training.sharding import is_sharded
 
 
 def learning_rate_scale(step: int, done: float, warmup: int, course: str, min_ratio: float) -> float:
@@ -60,8 +61,12 @@ class Optimizers:
         taken = set(muon)
         decay = [p for p in trainable.values() if p in decayed and p not in taken]
         plain = [p for p in trainable.values() if p not in decayed]
-        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
+        groups = [
+            {"params": alike, "weight_decay": decay_of}
+            for params, decay_of in ((decay, weight_decay), (plain, 0.0))
+            for alike in ([p for p in params if not is_sharded(p)], [p for p in params if is_sharded(p)])  # never in one fused call
+            if alike
+        ]
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)]
         if muon:
             if not hasattr(torch.optim, "Muon"):
@@ -98,6 +103,11 @@ class Optimizers:
                 for slot, value in slots.items():
                     found[f"{self.names[parameter]}|{slot}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         return found
+
+    def like(self) -> dict[str, Tensor]:
+        """For each state tensor that there can be, the parameter whose shape it has."""
+        parameters = [(p, SLOTS[type(part).__name__] - {"step"}) for part in self.parts for g in part.param_groups for p in g["params"]]
+        return {f"{self.names[p]}|{slot}": p for p, slots in parameters for slot in slots}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`. Raises ValueError, before anything is taken, for state of another optimizer, parameter or shape."""

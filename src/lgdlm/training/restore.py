@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lgdlm.hardware import default_device
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.schema import from_yaml
-from lgdlm.training.checkpoint import CONFIG, WEIGHTS, find_checkpoint, load_into, read_tensors, verify_checkpoint
+from lgdlm.training.checkpoint import CONFIG, WEIGHTS, find_checkpoint, load_into, newest_whole_before, read_tensors, verify_checkpoint
 from lgdlm.training.weights import compare_weights
 
 
@@ -33,10 +33,20 @@ class Restored:
     folder: Path
 
 
-def restore(path: str | Path, use_ema: bool = True) -> Restored:
-    """Verify, then build and load. `path` is a checkpoint or a run (its latest). Raises CheckpointError (exit 3)."""
+def restore(path: str | Path, use_ema: bool = True, passed_over: Callable[[CheckpointError], None] | None = None) -> Restored:
+    """Verify, then build and load. `path` is a checkpoint or a run (its latest). Raises CheckpointError (exit 3).
+
+    With `passed_over` the newest older checkpoint that is whole takes the place of a damaged one, whose damage is handed to it.
+    """
     folder = find_checkpoint(Path(path))
-    return rebuilt(folder, verify_checkpoint(folder), use_ema)
+    try:
+        manifest = verify_checkpoint(folder)
+    except CheckpointError as damage:
+        if passed_over is None or (older := newest_whole_before(folder)) is None:
+            raise
+        passed_over(damage)
+        folder, manifest = older, verify_checkpoint(older)
+    return rebuilt(folder, manifest, use_ema)
 
 
 def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> Restored:

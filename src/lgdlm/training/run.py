@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from lgdlm.data.storage import make_folder, storage, write_bytes
+from lgdlm.data.storage import flush_folder, make_folder, storage, write_bytes
 from lgdlm.errors import LockedError
-from lgdlm.training.checkpoint import clear_leftovers, set_aside_behind
+from lgdlm.training.shelf import clear_leftovers, set_aside_behind
 
 LOG, EVENTS, LEDGER, LOCK = "training_log.jsonl", "events.jsonl", "ledger.jsonl", "lock"
 
@@ -31,6 +31,9 @@ class RunDirectory:
     def __init__(self, path: Path):
         self._made = [p for p in (path, *path.parents) if not p.exists()]
         self.path = make_folder(path)
+        with storage(path):
+            for made in self._made:
+                flush_folder(made.parent)
         self._lock = self._take_lock()
 
     def _take_lock(self) -> IO[str]:
@@ -86,8 +89,9 @@ class RunDirectory:
         """
         clear_leftovers(self.path)
         write_bytes(self.path / "config.yaml", config_yaml.encode())
+        superseded = set_aside_behind(self.path, step)  # before the log is cut: killed in between, the newest checkpoint still has its log
         self.keep_until(step)
-        for folder in set_aside_behind(self.path, step):
+        for folder in superseded:
             self.event("checkpoint_superseded", checkpoint=folder.name)
         if checkpoint is None:
             self.event("run_started")

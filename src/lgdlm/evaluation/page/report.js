@@ -64,10 +64,11 @@
       });
     };
     const leave = () => { cursor.classList.add("off"); reading.textContent = resting; };
-    svg.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const area = svg.getBoundingClientRect(), share = (event.clientX - area.left) / area.width;
       read(chart.low + (share - chart.left) / (chart.right - chart.left) * (chart.high - chart.low));
-    });
+    };
+    for (const kind of ["pointerdown", "pointermove"]) svg.addEventListener(kind, point);  // a tap does not move
     svg.addEventListener("pointerleave", leave);
     svg.addEventListener("blur", leave);
     svg.addEventListener("keydown", (event) => {
@@ -115,11 +116,12 @@
       });
       return best;
     };
-    svg.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const area = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / area.width;
       const i = nearest((event.clientX - area.left) * scale, (event.clientY - area.top) * scale);
       if (i >= 0 && i !== chosen) choose(i);
-    });
+    };
+    for (const kind of ["pointerdown", "pointermove"]) svg.addEventListener(kind, point);  // a tap does not move
     mapBox.addEventListener("focus", () => { if (chosen < 0) { const i = nearest(svg.viewBox.baseVal.width / 2, svg.viewBox.baseVal.height / 2); if (i >= 0) choose(i); } });
     mapBox.addEventListener("keydown", (event) => {
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

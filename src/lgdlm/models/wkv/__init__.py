@@ -92,7 +92,7 @@ def wkv(
     sum, so everything here is at least float32 whatever the inputs are and whatever autocast says; y is returned in that dtype.
     """
     kernel = chosen_kernel(kernel, r.device.type)
-    if kernel == "chunked" and r.shape[1] == 1:
+    if kernel in ("chunked", "fla") and r.shape[1] == 1:
         kernel = "recurrence"
     dtype = torch.promote_types(r.dtype, torch.float32)
     r, log_w, k, v, a, b = (x.to(dtype) for x in (r, log_w, k, v, a, b))

@@ -1,6 +1,7 @@
 """The C++ files beside this one as a loaded library, built on first use.
 
     <cache>/<hash of sources, compiler, flags, processor, torch's threads>.so        built aside, renamed into place
+                                                                      .failed    why it could not be built: nobody tries again
 
 The library is called through ctypes with plain pointers, so a build needs neither torch's headers (ten times as long) nor
 its ABI. It runs on torch's own threads: it is linked with the OpenMP runtime that torch has loaded, never with a second
@@ -80,15 +81,19 @@ def threads_runtime() -> str | None:
 
 
 def _built(compiler: str) -> Path | None:
-    """The library's file; one process builds, others that want the same wait for it."""
+    """The library's file; one process builds, others that want the same wait for it. None where that failed, now or before."""
     runtime = threads_runtime()
     folder = cache_folder()
     file = folder / f"{_key(compiler, runtime)}.so"
+    failure = file.with_suffix(".failed")
     if file.exists():
         return file
     with _locked(folder):
         if file.exists():
             return file
+        if failure.exists():
+            _say(f"no C++ kernels: {failure.read_text(encoding='utf-8')}; remove {failure} to build them again\n")
+            return None
         began = time.perf_counter()
         _say(f"building the C++ kernels with {os.path.basename(compiler)}, once ... ")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as aside:
@@ -99,6 +104,7 @@ def _built(compiler: str) -> Path | None:
                     os.replace(Path(aside) / "library.so", file)
                     _say(f"{time.perf_counter() - began:.0f} s\n")
                     return file
+        failure.write_text(problem, encoding="utf-8")
         _say(f"failed: {problem}; continuing without them\n")
         return None
 
@@ -109,7 +115,10 @@ def _compile(compiler: str, runtime: str | None, aside: Path) -> str:
     compiling = [compiler, *FLAGS, *_target(), *(["-fopenmp"] if runtime else ["-Wno-unknown-pragmas"]), "-c", source, "-o", product]
     linking = [compiler, "-shared", product, *([runtime] if runtime else []), "-o", str(aside / "library.so")]
     for command in (compiling, linking):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            return f"{os.path.basename(compiler)} took more than {PATIENCE} s"
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line]
             return (errors or done.stderr.splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,1 @@
+"""Cycle consistency. A door onto lgdlm: see docs/commands.md, Doors."""

@@ -1,0 +1,1 @@
+"""Its commands. A door onto lgdlm: see docs/commands.md, Doors."""

@@ -1,0 +1,1 @@
+"""MMDiT over text and latent. A door onto lgdlm: see docs/commands.md, Doors."""

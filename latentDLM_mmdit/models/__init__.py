@@ -1,0 +1,1 @@
+"""Its network. A door onto lgdlm: see docs/commands.md, Doors."""

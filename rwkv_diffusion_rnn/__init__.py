@@ -1,0 +1,1 @@
+"""RWKV-7 over text and latent. A door onto lgdlm: see docs/commands.md, Doors."""

@@ -1,0 +1,1 @@
+"""Its networks. A door onto lgdlm: see docs/commands.md, Doors."""

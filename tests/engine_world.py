@@ -1,0 +1,40 @@
+"""Work for tests of engines: importable where workers run."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lgdlm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Square:
+    """The square of `x`; refuses `bad`, and dies at `deadly`."""
+
+    bad: int = -1
+    deadly: int = -1
+
+    def __call__(self, task: Any) -> dict[str, Any]:
+        x = int(task["x"])
+        time.sleep(0.02 * (x % 3))  # later tasks are often ready before earlier ones
+        if x == self.bad:
+            raise InputError("BAD_TEXT", "text", f"id {x}", "is refused; leave it out")
+        if x == self.deadly:
+            os._exit(9)
+        return {"square": x * x, "process": os.getpid()}
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Writes the worker's number to a file, and waits."""
+
+    folder: str
+
+    def __call__(self, task: Any) -> dict[str, Any]:
+        with open(os.path.join(self.folder, str(os.getpid())), "w"):
+            pass
+        time.sleep(600)
+        return {}
