@@ -38,7 +38,8 @@ def run(config: Config, words: Sequence[str] | None = None) -> int:
     if data and is_checkpoint(place):
         check_checkpoint(place)
     elif data or config.data.sources:
-        refuse_parent(place) if data else None
+        if data:
+            refuse_parent(place)
         check_data(config, open_keys)
     return 0
 
