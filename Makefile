@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE = 1
 setup: $(STAMP)
 
 # A venv is complete when its stamp is newer than what it was made from.
-$(STAMP): pyproject.toml constraints.txt bin/setup
+$(STAMP): pyproject.toml constraints.txt requirements.lock bin/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh bin/setup
 	@touch $(STAMP)
 
@@ -54,7 +54,7 @@ reliability: $(STAMP)
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) -m crash --keep $(ARGS)
 
 bench: $(STAMP)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

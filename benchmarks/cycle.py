@@ -12,10 +12,10 @@ import sys
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: read when torch is loaded
 
-import time
 from collections.abc import Callable
 
 import torch
+from _rounds import fastest
 from train_step import ROWS, STEPS, TEXTS, steps_of
 
 from lgdlm.config import Loss, Training, TransformerModel
@@ -74,14 +74,7 @@ def main() -> None:
     tokenizer = make_tokenizer("rwkv_compact", texts=texts, size=8192)
     data = steps_of(texts, tokenizer)
     rows = {name: stepper(tokenizer.vocab_size, data, keys) for name, keys in VARIANTS.items()}
-    best = dict.fromkeys(rows, float("inf"))
-    for run in rows.values():
-        run()
-    for _ in range(rounds):
-        for name, run in rows.items():
-            began = time.perf_counter()
-            run()
-            best[name] = min(best[name], (time.perf_counter() - began) / STEPS)
+    best = {name: seconds / STEPS for name, seconds in fastest(rows, rounds).items()}
     base = best["l2t + t2l"]
     print(f"{f'training step of {ROWS} texts':32} {'ms':>8} {'ratio':>7}")
     for name, seconds in best.items():

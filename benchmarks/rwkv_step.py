@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _rounds import fastest
 from torch import Tensor, nn
 
 from lgdlm.hardware import bf16_pays
@@ -91,19 +92,6 @@ def stepper(net: nn.Module, B: int, N: int, half: bool, update: bool = True) -> 
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def fastest(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each: one call to warm up, then the minimum of `rounds` calls in turns."""
-    best = dict.fromkeys(runs, float("inf"))
-    for run in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - began)
-    return best
 
 
 def parameters(net: nn.Module) -> int:

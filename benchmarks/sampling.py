@@ -9,10 +9,10 @@ disturbs all alike; read the ratios. The draws are checked too: each way's token
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 
 import torch
+from _rounds import fastest
 from torch import Tensor
 
 from lgdlm.config import TransformerModel
@@ -39,19 +39,6 @@ def sorted_nucleus(logits: Tensor, top_p: float) -> Tensor:
     p = ordered.softmax(dim=1)
     ordered = ordered.masked_fill(p.cumsum(dim=1) - p > top_p, -torch.inf)
     return ids.gather(1, torch.multinomial(ordered.softmax(dim=1), 1))[:, 0]
-
-
-def fastest(ways: dict[str, Draw], rounds: int) -> dict[str, float]:
-    """Seconds of each way: one warm-up, then the minimum over rounds in which all take their turn."""
-    best = dict.fromkeys(ways, float("inf"))
-    for way in ways.values():
-        way()
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 def table(title: str, seconds: dict[str, float], reference: str) -> None:

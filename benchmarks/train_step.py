@@ -14,11 +14,11 @@ import sys
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: read when torch is loaded
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from _rounds import fastest
 
 from lgdlm.batch import Batch
 from lgdlm.config import MODELS
@@ -98,14 +98,7 @@ def main() -> None:
         "rwkv7, 8,192 ids, masked only": stepper("rwkv7", compact.vocab_size, small),
         "transformer with muon": stepper("transformer", compact.vocab_size, small, optimizer="muon"),
     }
-    best = dict.fromkeys(rows, float("inf"))
-    for run in rows.values():
-        run()
-    for _ in range(rounds):
-        for name, run in rows.items():
-            began = time.perf_counter()
-            run()
-            best[name] = min(best[name], (time.perf_counter() - began) / STEPS)
+    best = {name: seconds / STEPS for name, seconds in fastest(rows, rounds).items()}
     base = best["transformer, 8,192 ids, masked only"]
     print(f"{'training step of 128 texts':42} {'ms':>8} {'ratio':>7} {'texts/s':>9}")
     for name, seconds in best.items():
