@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from lgdlm.cli import progress
+
 if TYPE_CHECKING:
     from lgdlm.models.joint import TextLatentDiffusion
 
 settings.register_profile("lgdlm", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lgdlm")
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """--quiet, and being another rank than the first, are for a process; the tests share one."""
+    yield
+    progress._silent = False
 
 
 @pytest.fixture

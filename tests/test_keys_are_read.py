@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import lgdlm
+from lgdlm.config import MODELS
+from lgdlm.models.build import DENOISERS
 from lgdlm.schema import all_keys, groups
 
 SOURCE = Path(lgdlm.__file__).parent
-CLASSES = {kind.__name__: group for group, kind in groups().items()}
+CLASSES = {kind.__name__: group for group, kind in groups().items()} | {kind.__name__: "model" for kind in MODELS.values()}
 
 
 def group_of(node: ast.expr | None, named: dict[str, str]) -> str | None:
@@ -37,17 +40,15 @@ def bindings(tree: ast.AST) -> Iterator[tuple[str, str]]:
 def keys_read() -> set[str]:
     """Dotted names of the keys that the package reads as attributes of their group.
 
-    `models/build.py` hands `model`'s keys to constructors by the names of their parameters: there a parameter reads a key.
+    `models/build.py` hands `model`'s keys to the denoisers' constructors by the names of their parameters: there a parameter reads a key.
     """
-    found: set[str] = set()
+    found = {f"model.{name}" for kind in DENOISERS.values() for name in signature(kind).parameters}
     for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         named = dict(bindings(tree))
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and (group := group_of(node.value, named)):
                 found.add(f"{group}.{node.attr}")
-            elif isinstance(node, ast.arg) and path.is_relative_to(SOURCE / "models"):
-                found.add(f"model.{node.arg}")
     return found
 
 

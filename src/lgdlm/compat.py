@@ -25,6 +25,7 @@ from lgdlm.schema import all_keys, nearest
 
 RENAMED: dict[str, str] = {
     "training.loss_type": "loss.loss_type",
+    "training.noise_schedule": "model.latent_beta_schedule",
     "data.data_dir": "data.latent_dir",
     "data.max_length": "model.max_seq_len",
     "data.tokenizer_path": "tokenizer.path",

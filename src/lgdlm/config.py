@@ -79,6 +79,11 @@ class Model:
     latent_encoder_type: str = key(
         "none", "Stage II: what reads q(z | y) from the text states", ("none", "mlp", "rwkv_pool", "transformer")
     )
+    latent_encoder_start: str = key(
+        "features",
+        "Stage II: q's means are a map of the text states, or a correction of what the Stage I model reads from the text",
+        ("features", "reading"),
+    )
     latent_prior_type: str = key("fixed_gaussian", "Stage II: p(z)", ("fixed_gaussian", "learned_gaussian", "diffusion"))
     checkpoint_path: str | None = key(None, "checkpoint whose weights start the training (a warm start; resume takes everything)")
 
@@ -160,7 +165,7 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Training:
-    seed: int = key(42, "the only source of randomness besides the step number")
+    seed: int = key(42, "the only source of randomness besides the step number", at_least=0)
     num_train_steps: int | None = key(None, "stop after so many optimizer steps", at_least=1)
     num_epochs: int | None = key(None, "stop after so many passes over the data", at_least=1)
     max_minutes: float | None = key(None, "stop after so many minutes of training; the learning rate follows the clock", at_least=0.001)
@@ -294,7 +299,7 @@ class Sampling:
     share: float = key(0.5, "edit: share of the tokens drawn anew", at_least=0, at_most=1)
     latent_sampler: str = key("ddim", "reverse step of the latent", ("ddim", "ddpm", "dpmpp"))
     average: int = key(1, "t2l: draws averaged; 0: the point estimate, one step from pure noise", at_least=0)
-    seed: int = key(42, "of the draws; each sample's are its own, whatever the batch")
+    seed: int = key(42, "of the draws; each sample's are its own, whatever the batch", at_least=0)
     batch_size: int = key(64, "samples drawn together", at_least=1)
     best_of: int = key(1, "draws a sample, the best by the model's own t2l kept", at_least=1)
     rounds: int = key(0, "rounds of edits of that sample, kept where the model's own t2l prefers them", at_least=0)
@@ -310,7 +315,7 @@ class Evaluation:
     num_samples: int = key(500, "held-out texts, chosen by hash", at_least=1)
     num_steps: int = key(32, "steps of each reverse process", at_least=1)
     guidance_scale: float = key(2.0, "guidance of the generated texts", at_least=0)
-    seed: int = key(42, "of draws and resampling")
+    seed: int = key(42, "of draws and resampling", at_least=0)
     bootstrap: int = key(1000, "resamples of the confidence intervals; 0: none", at_least=0)
     temperature: float = key(0.5, "of the token draws of generated texts; 0: the likeliest", at_least=0)
     order: str = key("ancestral", "which masks are revealed first", ("ancestral", "confidence", "entropy"))
@@ -353,7 +358,7 @@ class Prepare:
     min_tokens: int = key(1, "shorter texts are left out, and counted", at_least=1)
     max_tokens: int = key(512, "longer texts are left out, and counted", at_least=1)
     validation: float = key(0.02, "texts held out, chosen by content hash: a share (< 1) or a number (>= 1)", at_least=0)
-    seed: int = key(42, "of the split")
+    seed: int = key(42, "of the split", at_least=0)
     limit: int | None = key(None, "a seeded sample of so many texts", at_least=1)
     layout: str = key(
         "packed",

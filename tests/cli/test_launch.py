@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from training_world import data_folder, events_of, words
 
-from lgdlm.cli.launch import environment, verdict
+from lgdlm.cli.launch import LEAVE, PATIENCE, POLL, environment, verdict, wait
 from lgdlm.errors import PeerLost
 from lgdlm.training.checkpoint import checkpoints_of
+from lgdlm.training.peers import BEAT, GRACE, SILENCE
 
 LIMIT = 30.0  # seconds, of the contract
 
@@ -104,11 +105,8 @@ def test_who_is_killed_takes_all_along(killed: str, code: int, start: object, tm
 def test_the_lead_or_a_frozen_rank_takes_all_along(which: str, code: int, start: object) -> None:
     job = start(more=("training.nproc=2",))  # type: ignore[operator]
     os.kill(job.ranks[0] if which == "rank 0" else job.ranks[1], signal.SIGKILL if which == "rank 0" else signal.SIGSTOP)
-    last = time.monotonic() + 2 * LIMIT  # a frozen rank has to be missed before it can be ended
-    while job.process.poll() is None and time.monotonic() < last:
-        time.sleep(0.1)
+    assert job.all_end(), "somebody is left"
     assert job.process.returncode == code
-    assert not any(alive(pid) for pid in job.ranks)
     assert len(job.process.communicate()[1].splitlines()) == 1
 
 
@@ -146,6 +144,45 @@ def test_an_error_before_the_ranks_start_is_the_launchers(data: Path, tmp_path: 
     assert len(done.stderr.splitlines()) == 1
 
 
+class Rank:
+    """A process of the launcher's, as far as `wait` asks: it ends when it is killed, or is asked for the `ends`-th time."""
+
+    def __init__(self, ends: int | None, code: int = 0):
+        self.ends, self.code, self.asked, self.killed = ends, code, 0, False
+
+    def poll(self) -> int | None:
+        self.asked += 1
+        if self.killed:
+            return -signal.SIGKILL
+        return self.code if self.ends is not None and self.asked >= self.ends else None
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_rank_that_never_ends_is_killed_soon_after_another_said_that_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only after another has ended: that one waits for it first, and both together are more than the contract allows."""
+    monkeypatch.setattr("lgdlm.cli.launch.LEAVE", 0.2)
+    monkeypatch.setattr("lgdlm.cli.launch.POLL", 0.01)
+    frozen = Rank(None)
+    wait([Rank(None), frozen], lambda: True)  # type: ignore[list-item]
+    assert frozen.killed
+
+
+def test_nobody_is_killed_while_nobody_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lgdlm.cli.launch.LEAVE", 0.0)
+    monkeypatch.setattr("lgdlm.cli.launch.POLL", 0.001)
+    ranks = [Rank(30), Rank(60)]
+    wait(ranks, lambda: False)  # type: ignore[arg-type]
+    assert not any(rank.killed for rank in ranks)
+
+
+def test_a_lost_rank_is_gone_within_the_limit() -> None:
+    """The longest way there is: it is missed, its watcher says so, the launcher ends it."""
+    assert 2 * BEAT + SILENCE + LEAVE + POLL < LIMIT
+    assert BEAT + GRACE < LEAVE < PATIENCE < LIMIT
+
+
 @pytest.mark.parametrize(
     ("codes", "code"),
     [([0, 0], 0), ([7, -9], 7), ([143, 143], 143), ([7, 1], 1), ([2, 2], 2), ([6, 7], 6), ([7, 7, 130], 130), ([5, 7], 5)],
@@ -159,6 +196,13 @@ def test_where_the_lead_cannot_speak_the_launcher_does(codes: list[int], code: i
     with pytest.raises(PeerLost) as lost:
         verdict(codes)
     assert lost.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [([-15, -15], 143), ([-15, 7], 143), ([143, 143], 143), ([7, -15], 143), ([0, 0], 0), ([5, 7], 5)]
+)
+def test_a_signal_that_meets_ranks_which_cannot_say_so_yet(codes: list[int], code: int) -> None:
+    assert verdict(codes, [signal.SIGTERM]) == code
 
 
 def test_a_rank_is_told_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

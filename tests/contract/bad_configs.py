@@ -92,6 +92,7 @@ WORDS: dict[str, tuple[tuple[str, ...], str]] = {
     "a number too large to be": (("training.seed=" + "9" * 5000,), "training.seed"),
     "not a number": (("optimizer.lr=nan",), "optimizer.lr"),
     "beyond its bounds": (("training.train_batch_size=0",), "training.train_batch_size"),
+    "below its bounds": (("training.seed=-1",), "training.seed"),
     "no choice of its": (("loss.loss_type=t2t",), "loss.loss_type"),
     "cut JSON": (('training.sequential_schedule=[{"type": "l2t"',), "training.sequential_schedule"),
     "two spellings": (("loss.loss_type=l2t", "training.loss_type=t2l"), "loss_type"),

@@ -128,7 +128,7 @@ def called(words: list[str], folder: Path) -> Outcome:
     """`lgdlm WORDS` in this process, from `folder`."""
     from lgdlm.cli.__main__ import main
 
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -137,14 +137,21 @@ def test_a_poisoned_step_is_skipped_noted_and_counted(adapter: Adapter, pristine
     assert files[0]["model.safetensors"] == files[1]["model.safetensors"] != files[2]["model.safetensors"], "step_2 is there, and is step_1"
 
 
-def test_too_many_skipped_steps_end_with_6_and_the_last_good_checkpoint(adapter: Adapter, pristine: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [9, 2])
+def test_too_many_skipped_steps_end_with_6_and_the_last_good_checkpoint(
+    adapter: Adapter, pristine: World, tmp_path: Path, keep: int
+) -> None:
+    """Also where the skipped steps were saved, and rotation has removed the good one meanwhile."""
     run = tmp_path / "run"
     adapter.call("train", tmp_path, run=run, **pristine.values).ended(0)
     every = ",".join(entry["latent_path"].rpartition("/")[2].removesuffix(".npy") for entry in pristine.entries())
-    values = {**pristine.values, "poison_ids": every, "steps": 20, "max_skipped": 3, "save_every": 1}
+    values = {**pristine.values, "poison_ids": every, "steps": 20, "max_skipped": 3, "save_every": 1, "keep": keep}
+    good = json.loads((run / "step_00000004/manifest.json").read_text())["files"]
     outcome = adapter.call("resume", tmp_path, "poison", run=run, **values).ended(6)
     assert "step 8" in outcome.line
-    assert sorted(path.name for path in run.glob("step_*"))[-1] == "step_00000004"
+    assert sorted(path.name for path in run.glob("step_*"))[-1] == (run / "latest").read_text() == "step_00000004"
+    kept = json.loads((run / "step_00000004/manifest.json").read_text())["files"]
+    assert all(kept[f"{name}.safetensors"] == good[f"{name}.safetensors"] for name in TENSORS)
     assert [line["loss"] is None for line in jsonl(run / "training_log.jsonl")] == [False] * 4 + [True] * 4
     adapter.call("verify", tmp_path, checkpoint=run / "step_00000004").ended(0)
 

@@ -46,7 +46,9 @@ def test_damage_is_refused_and_named(adapter: Adapter, pristine: World, run: Pat
 
 
 @pytest.mark.parametrize("verb", READERS)
-@pytest.mark.parametrize("name", ["model.safetensors empty", "a tensor less", "another shape", "NaN in the weights", "a state of NaN"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json missing", "model.safetensors empty", "a tensor less", "another shape", "NaN in the weights", "a state of NaN"]
+)
 def test_whoever_reads_a_checkpoint_refuses_it(adapter: Adapter, pristine: World, run: Path, verb: str, name: str) -> None:
     fixture = CHECKPOINTS[name]
     fixture.damage(run / NEWEST)
@@ -67,6 +69,38 @@ def test_the_fallback_goes_on_from_the_older_one(adapter: Adapter, pristine: Wor
     assert (events["fallback"]["checkpoint"], events["resumed"]["checkpoint"], events["resumed"]["step"]) == (OLDER, OLDER, 2)
     assert [record["step"] for record in jsonl(run / "training_log.jsonl")] == [1, 2, 3, 4]
     assert asked(adapter, "verify", run, pristine) == (0, "")
+
+
+@pytest.mark.parametrize(("step", "said", "code"), [(NEWEST, 0, 3), (NEWEST, 9, 3), (OLDER, 9, 0), (OLDER, 0, 0)])
+def test_no_damage_changes_which_checkpoint_is_the_newest(
+    adapter: Adapter, pristine: World, run: Path, step: str, said: int, code: int
+) -> None:
+    """A flipped bit in the number of a step neither hides the newest checkpoint nor puts an older one in its place."""
+    state = run / step / "state.json"
+    state.write_text(state.read_text().replace(f'"step": {int(step[5:])}', f'"step": {said}'))
+    outcome = adapter.call("resume", run.parent, run=run, **{**pristine.values, "steps": 5}).ended(code)
+    if code:
+        assert f"{NEWEST}/state.json" in outcome.line
+    else:
+        assert jsonl(run / "events.jsonl")[-2]["checkpoint"] == NEWEST
+
+
+def test_what_has_a_checkpoint_s_name_is_one(adapter: Adapter, pristine: World, run: Path) -> None:
+    """A file in its place is damage as well, not a run that has only the older one."""
+    shutil.rmtree(run / NEWEST)
+    (run / NEWEST).write_text("x")
+    assert f"{NEWEST}/manifest.json" in adapter.call("resume", run.parent, run=run, **pristine.values).ended(3).line
+    adapter.call("resume", run.parent, "fallback", run=run, **pristine.values).ended(0)
+    assert asked(adapter, "verify", run, pristine) == (0, "")
+
+
+def test_the_only_checkpoint_is_not_begun_over_where_it_lost_its_manifest(adapter: Adapter, pristine: World, run: Path) -> None:
+    one_checkpoint(run)
+    CHECKPOINTS["manifest.json missing"].damage(run / NEWEST)
+    held = {path: path.read_bytes() for path in (run / NEWEST).rglob("*") if path.is_file()}
+    for verb, code in (("resume", 3), ("train", 2)):
+        adapter.call(verb, run.parent, run=run, **pristine.values).ended(code)
+    assert {path: path.read_bytes() for path in (run / NEWEST).rglob("*") if path.is_file()} == held
 
 
 def refused(checkpoint: Path, file: str, damaged: bytes) -> None:

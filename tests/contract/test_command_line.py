@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import pytest
 from contract.harness import Adapter, Outcome, called, jsonl
 from contract.sound import World
 from contract.test_adapter import wait_for_step
 
+from lgdlm.cli.__main__ import main
 from lgdlm.cli.commands import COMMANDS
 
 LONG = {"steps": 1_000_000, "save_every": 1_000_000}
@@ -91,6 +98,87 @@ def test_a_checkpoint_that_is_not_there_is_3(adapter: Adapter, pristine: World, 
 @pytest.mark.parametrize("name", ["x" * 300, "/".join(["y" * 200] * 30)])
 def test_a_name_that_no_disk_can_have_is_2(adapter: Adapter, pristine: World, tmp_path: Path, name: str) -> None:
     adapter.call("train", tmp_path, run=tmp_path / name, **pristine.values).ended(2)
+
+
+def test_a_file_that_may_not_grow_is_5(adapter: Adapter, pristine: World, trained: Path, tmp_path: Path) -> None:
+    """`ulimit -f`: the system refuses with an error of its own kind, and what was there before stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        outcome = adapter.call("train", tmp_path, run=tmp_path / "run", **pristine.values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.ended(5).kind == "FILE_LIMIT"
+    assert not list((tmp_path / "run").glob("*step_*"))
+    adapter.call("resume", tmp_path, run=tmp_path / "run", **pristine.values).ended(0)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a device"])
+def test_a_device_is_not_replaced_by_a_file(adapter: Adapter, pristine: World, trained: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    os.mkfifo(out) if kind == "a pipe" else out.symlink_to("/dev/full")
+    given = {"checkpoint": trained / "step_00000004", "latents": pristine.latent_dir / "latents/validation", "out": out}
+    for verb in ("sample-l2t", "eval"):
+        assert adapter.call(verb, tmp_path, **given, **pristine.values).ended(5).kind == "NOT_A_FILE"
+    assert out.is_fifo() if kind == "a pipe" else out.is_char_device()
+
+
+def left_behind() -> TextIO:
+    """A pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", encoding="utf-8")
+
+
+def full() -> TextIO:
+    """A place where nothing more can be written."""
+    return Path("/dev/full").open("w", encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", [left_behind, full])
+def test_training_does_not_end_because_nobody_reads_of_it(
+    adapter: Adapter, pristine: World, tmp_path: Path, make: Callable[[], TextIO]
+) -> None:
+    stream = make()
+    try:
+        with redirect_stderr(stream):
+            assert main(adapter.words("train", run=tmp_path / "run", **pristine.values)[3:]) == 0
+    finally:
+        with suppress(OSError):  # what it still holds goes nowhere
+            stream.close()
+    assert (tmp_path / "run/latest").read_text() == "step_00000004"
+
+
+def test_a_reader_that_leaves_changes_nothing_of_what_is_found(adapter: Adapter, world: World, run: Path) -> None:
+    world.edit(text="")
+    (run / "step_00000004/state.json").unlink()
+    verify = adapter.words("verify", checkpoint=run / "step_00000004")
+    for words, code in ((adapter.words("check", **world.values), 2), (verify, 3)):
+        with left_behind() as stream, redirect_stdout(stream), redirect_stderr(io.StringIO()) as said:
+            assert main(words[3:]) == code
+        assert said.getvalue().splitlines()[-1].startswith("error: ")
+
+
+def test_results_that_cannot_be_written_are_5() -> None:
+    """Also the last of them, which stdout holds back until the end."""
+    stream = full()
+    with redirect_stdout(stream), redirect_stderr(io.StringIO()) as said:
+        assert main(["--version"]) == 5
+    assert "No space left" in said.getvalue()
+    with suppress(OSError):
+        stream.close()
+
+
+def test_a_path_is_bytes(adapter: Adapter, pristine: World, trained: Path, tmp_path: Path) -> None:
+    """Data are read where they lie, and named with escapes; a run is not begun where its own weights could not be read again."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff"))
+    world = pristine.copied(place)
+    assert "d\\udcff" in adapter.call("check", tmp_path, **world.values).ended(0).out
+    adapter.call("train", tmp_path, run=tmp_path / "run", **world.values).ended(0)
+    adapter.call("eval", tmp_path, checkpoint=trained / "step_00000004", out=place / "e.json", **world.values).ended(0)
+    assert str(place) in json.loads((place / "e.json").read_text())["data"]["folder"]
+    assert "UTF-8" in adapter.call("train", tmp_path, run=place / "run", **world.values).ended(2).line
+    assert not (place / "run").exists()
 
 
 def test_streams_may_be_closed(adapter: Adapter, world: World, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ def test_the_page_shows_what_the_script_prints() -> None:
     assert scaling.into(page, scaling.table(scaling.Plan(), measured)) == page
 
 
+def test_what_was_measured_is_ten_million_pairs_in_less_than_2_gb() -> None:
+    """The system bounds the process while it is measured; this is about the figures that were kept."""
+    measured = json.loads((ROOT / "benchmarks/scale.json").read_text())
+    assert measured["pairs"] == 10_000_000
+    assert measured["own_bytes"] < script("scale").LIMIT <= 2_000_000_000
+    assert measured["samples_a_second"] > 0 < measured["open_seconds"]
+
+
 def test_a_plan_is_proportional_to_what_it_plans() -> None:
     scaling = script("scaling")
     measured = json.loads((ROOT / "benchmarks/scale.json").read_text())

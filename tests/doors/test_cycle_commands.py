@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from doors_world import documented, root, run, small
 
 from lgdlm.cli.compose import compose
+from lgdlm.data.encoder_family import FAMILIES
 from lgdlm.data.paired import open_dataset
+from lgdlm.doors.corpus_command import ENCODERS, located
 from lgdlm.doors.cycle_commands import both_cycles
 from lgdlm.doors.training import CONFIGS, DATA, train_words
 from lgdlm.training.restore import restore
@@ -62,6 +65,7 @@ def test_a_pass_that_cannot_be_made_says_why(words, code, said, world):
         ([], ["--config-name", "rwkv_mmdit"]),
         (["--config-name=mmdit"], ["--config-name", "mmdit"]),
         (["-cn", "mmdit", "training.seed=1"], ["--config-name", "mmdit", "training.seed=1"]),
+        (["--config-name", "rwkv_block_causal.yaml"], ["--config-name", "rwkv_block_causal"]),
     ],
 )
 def test_hydras_flags_choose_the_configuration(given, expected, tmp_path, monkeypatch):
@@ -121,6 +125,20 @@ def test_texts_become_latents_and_tokens(cached_model, tmp_path):
     assert train.manifest.encoder["family"] == "qwen3-embedding"
     assert {"text", "latent_path"} <= json.loads((data / "train_data.json").read_text())[0].keys()
     assert "already prepared" in run(command, folder)[2]
+
+
+@pytest.mark.parametrize("name", ["t5", "sonar", "e5", "qwen", "bge"])
+def test_every_known_encoder_is_found_in_the_cache(name, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    repository = tmp_path / f"models--{ENCODERS[name][0].replace('/', '--')}"
+    (repository / "snapshots/0123").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder, family = located(name)
+    assert Path(folder) == repository / "snapshots/0123"
+    assert family in FAMILIES
 
 
 def test_several_datasets_are_one(cached_model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 
@@ -36,6 +37,43 @@ MMDIT = {
     "loss": {"loss_type": "l2t", "loss_scale": 1.0, "reduction": "tokenmean"},
 }  # fmt: skip
 RWKV = {"model": {"type": "rwkv_diffusion_rnn", "hidden_size": 64, "n_blocks": 2, "n_heads": None, "kernel": "chunked", "max_seq_len": 16}}
+
+
+# as the earlier systems documented them; what has no default there may have one here
+SIGNATURES = [
+    (MultimodalMMDiT, "config, vocab_size, latent_dim=1024, cluster_size=0"),
+    (MultimodalRWKVDenoiser, "config, rwkv_model, vocab_size, latent_dim, cluster_size=0"),
+    (MultimodalMMDiT.forward, "self, text_tokens, latents, text_timesteps, latent_timesteps, attention_mask=None"),
+    (MultimodalRWKVDenoiser.forward, "self, text_tokens, latents, text_timesteps, latent_timesteps, attention_mask=None"),
+    (BlockCausalRWKV.forward, "self, blocks, state_in, rwkv_f, rwkv_b"),
+    (ContinuousDiffusion, "num_timesteps=1000, beta_schedule, beta_start, beta_end, parameterization, device"),
+    (ContinuousDiffusion.add_noise, "self, x0, t, noise=None"),
+    (ContinuousDiffusion.predict_x0_from_eps, "self, xt, t, eps"),
+    (ContinuousDiffusion.predict_x0_from_v, "self, xt, t, v"),
+    (ContinuousDiffusion.ddim_step, "self, xt, t, t_prev, pred, eta=0.0"),
+    (MaskedDiffusion, "tokenizer"),
+    (MaskedDiffusion.sample_zt, "self, ids, t"),
+    (MultimodalDiffusionTrainer_new, "model, tokenizer, text_noise_schedule, dtype, config"),
+    (MultimodalDiffusionTrainer_new.forward, "self, batch, step=None"),
+    (TextLatentEncoder, "hidden_size, latent_dim, dropout=0.0"),
+    (LatentPrior, "latent_dim, prior_type"),
+    (LatentPrior.forward, "self, batch_size, device"),
+    (kl_divergence, "mu_q, logvar_q, mu_p, logvar_p"),
+    (reparameterize, "mu, logvar"),
+    (sample_text_from_latent, "model, latent, seq_len"),
+    (sample_latent_from_text, "model, input_ids, latent_dim, num_steps, guidance_scale"),
+    (sample_joint, "model, batch_size, seq_len, latent_dim"),
+]
+
+
+@pytest.mark.parametrize(("what", "documented"), SIGNATURES, ids=lambda x: getattr(x, "__qualname__", ""))
+def test_a_signature_is_the_documented_one(what, documented):
+    found = list(inspect.signature(what).parameters.values())
+    expected = [word.partition("=")[::2] for word in documented.split(", ")]
+    assert [p.name for p in found[: len(expected)]] == [name for name, _ in expected]
+    assert [repr(p.default) for p, (_, default) in zip(found, expected, strict=False) if default] == [d for _, d in expected if d]
+    for p in found[len(expected) :]:
+        assert p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD), f"{p.name} is demanded, and was not before"
 
 
 def networks():
@@ -81,6 +119,23 @@ def test_a_network_is_the_denoiser_behind_it(name):
     assert torch.equal(found[1], expected.latent)
     assert torch.equal(network(text, latent, t, torch.full((B,), 499))[0], network(text, latent, t, torch.full((B,), 0.5))[0])
     assert not torch.equal(network(text, latent, t, torch.full((B,), 1))[0], network(text, latent, t, torch.ones(B))[0])
+
+
+@pytest.mark.parametrize("name", ["mmdit", "rwkv"])
+def test_a_text_may_be_rows_of_embeddings(name):
+    """The documented alternative to tokens: of a network whose texts are noised as such rows."""
+    own = {"text_process": "embedding", "embedding_dim": 8}
+    config = {"model": {**(MMDIT if name == "mmdit" else RWKV)["model"], **own}, "loss": {"text_weighting": "uniform"}}
+    network = off_zero(MultimodalMMDiT(config, V, D) if name == "mmdit" else MultimodalRWKVDenoiser(config, None, V, D))
+    _, latent, t = question()
+    rows = torch.randn(B, N, 8, generator=torch.Generator().manual_seed(3))
+    logits, predicted = network(rows, latent, t, None)
+    expected = network.diffusion(NoisyPair(rows, t, latent[:, None], torch.zeros(B), torch.ones(B, N, dtype=torch.bool)))
+    assert (logits.shape, predicted.shape) == ((B, N, V), (B, 1, D))
+    assert torch.equal(logits, expected.text_logits)
+    assert torch.equal(predicted, expected.latent)
+    with pytest.raises(ValueError, match="text_process=embedding"):
+        networks()[name](rows, latent, t, None)
 
 
 def test_a_configuration_object_of_any_kind_is_read():
@@ -183,6 +238,19 @@ def test_noise_is_taken_away_again(schedule, predicts):
     assert torch.allclose(process.ddim_step(x_t, t, torch.zeros(5), target), x0), "the truth is followed home in one step"
     half = process.ddim_step(x_t, t, t / 2, target)
     assert torch.allclose(half, process.add_noise(x0, t / 2, noise)[0]), "and keeps its noise on the way"
+
+
+def test_an_ancestral_step_has_the_law_of_the_earlier_time():
+    """eta = 1 and the truth about x_t: what comes out is distributed as x_0 noised to that time, and is no function of x_t."""
+    process, x0 = ContinuousDiffusion(), torch.full((40_000, 1), 1.5, dtype=torch.float64)
+    torch.manual_seed(0)
+    t, earlier = torch.full((len(x0),), 0.7), torch.full((len(x0),), 0.4)
+    x_t, target = process.add_noise(x0, t)
+    found = process.ddim_step(x_t, t, earlier, target, eta=1.0)
+    alpha, sigma = (float(x[0]) for x in process.process.scales(earlier, x0))
+    assert abs(found.mean() - 1.5 * alpha) < 0.02
+    assert abs(found.std() - sigma) < 0.02
+    assert not torch.equal(found, process.ddim_step(x_t, t, earlier, target, eta=1.0))
 
 
 def test_an_index_is_told_by_its_dtype():
@@ -290,16 +358,19 @@ def test_a_loss_named_twice_and_differently_is_refused():
 @pytest.mark.parametrize("name", ["mmdit", "rwkv"])
 def test_samplers_take_the_old_networks(name):
     network = off_zero(networks()[name])
-    texts = sample_text_from_latent(
-        network, torch.randn(2, D), seq_len=6, num_steps=3, temperature=1.0, top_k=5, top_p=0.9, guidance_scale=2.0
-    )
+    z, ids = torch.randn(2, D), torch.randint(0, V, (2, 5))
+    texts = sample_text_from_latent(network, z, seq_len=6, num_steps=3, temperature=1.0, top_k=5, top_p=0.9, guidance_scale=2.0)
     assert texts.tokens.shape == (2, 6)
     assert int(texts.tokens.max()) < V
-    latent = sample_latent_from_text(network, torch.randint(0, V, (2, 5)), latent_dim=D, num_steps=3, guidance_scale=1.5)
+    assert torch.equal(sample_text_from_latent(network, z, 6, 3, 1.0, 5, 0.9, 2.0).tokens, texts.tokens), "by place as by name"
+    latent = sample_latent_from_text(network, ids, latent_dim=D, num_steps=3, guidance_scale=1.5)
     assert latent.shape == (2, 1, D)
+    assert torch.equal(sample_latent_from_text(network, ids, D, 3, 1.5), latent)
+    assert not torch.equal(sample_latent_from_text(network, ids, D, 3, 1.0), latent)
     joint = sample_joint(network, 2, 6, D, num_steps=3)
     assert joint.tokens.shape == (2, 6)
     assert joint.latent.shape == (2, 1, D)
+    assert torch.equal(sample_joint(network, 2, 6, D, 3).latent, joint.latent)
     with pytest.raises(TypeError, match="network of the doors"):
         sample_joint(torch.nn.Linear(2, 2), 2)
 

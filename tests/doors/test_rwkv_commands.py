@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 from doors_world import apart, documented, root, run, samples, small
 
 from lgdlm.data.tokenizer import make_tokenizer
+from lgdlm.doors.training import vocabulary_of
 from lgdlm.training.checkpoint import find_checkpoint, verify_checkpoint
 from lgdlm.training.restore import restore
 
@@ -35,9 +37,12 @@ def test_every_documented_training_command_runs(world):
     assert restore(world / "outputs/blocks").config.model.causality == "block_causal"
     phases = restore(world / "outputs/phases").config.training.sequential_schedule
     assert [(phase.type, phase.steps) for phase in phases] == [("stage1_coupling", 10000), ("l2t", 20000), ("t2l", 20000)]
-    lines = (world / "outputs/t2l/training_log.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in (world / "outputs/t2l/training_log.jsonl").read_text().splitlines()]
     assert len(lines) == 2
-    assert all(np.isfinite(json.loads(line)["loss"]) for line in lines)
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    for line in map(json.loads, (world / "outputs/stage1/training_log.jsonl").read_text().splitlines()):
+        measured = ("text_loss", "latent_loss", "text_accuracy", "latent_norm", "latent_pred_norm")
+        assert {"epoch", "step", "loss", "lr", "active_params_ratio", *(f"unconditional/{name}" for name in measured)} <= set(line)
 
 
 def test_old_spellings_of_a_checkpoint_find_it(world):
@@ -74,6 +79,37 @@ def test_a_long_text_is_cut_and_counted(tmp_path):
     assert max(lengths) == 12
     assert f"{sum(n == 12 for n in lengths)} longer than 12 tokens" in err
     assert run(f"{TOKENIZE} tokens --tokenizer rwkv", folder)[0] == 2, "tokens of two tokenizers do not lie in one folder"
+
+
+@pytest.mark.parametrize("name", ["rwkv_tiny", "rwkv_mmdit"])
+def test_tokens_of_the_earlier_system_bring_no_tokenizer(name, tmp_path):
+    """Nothing is named, nothing is fetched: the packaged World vocabulary, and weights from scratch."""
+    folder = samples(root(tmp_path))
+    for split in ("train", "validation"):
+        words = f"--json_path preprocessed_data/qwen_32d/{split}_data.json --output_dir preprocessed_data/rwkv_tokens"
+        assert run(f"python rwkv_diffusion_rnn/preprocess_tokenize_text.py {words}", folder)[0] == 0
+    shutil.rmtree(folder / "preprocessed_data/rwkv_tokens/tokenizer")
+    command = f"python rwkv_diffusion_rnn/train_rwkv.py --config-name {name} model.rwkv_name=null logging.run_name=scratch"
+    code, _, err = run(small(command), folder)
+    assert code == 0, err
+    found = restore(folder / "outputs/scratch")
+    assert found.model.mask_id == make_tokenizer("rwkv").vocab_size
+    assert found.config.tokenizer.path == "rwkv"
+
+
+def test_the_vocabulary_is_taken_for_granted_where_nothing_says_it(tmp_path):
+    told, untold, packed = (tmp_path / name for name in ("told", "untold", "packed"))
+    for folder in (told / "tokenizer", untold, packed):
+        folder.mkdir(parents=True)
+    (told / "tokenizer/tokenizer_identity.json").write_text("{}")
+    (packed / "manifest.json").write_text("{}")
+    granted = ["tokenizer.path=rwkv"]
+    assert vocabulary_of([f"data.token_dir={untold}", "data.latent_dir=x"]) == granted
+    assert vocabulary_of([f"data.token_dir={told}", "data.latent_dir=x"]) == []
+    assert vocabulary_of([f"data.token_dir={untold}", f"data.data_dir={packed}"]) == []
+    assert vocabulary_of(["data.latent_dir=x"]) == []
+    for name in ("tokenizer.path", "data.tokenizer_path"):
+        assert vocabulary_of([f"data.token_dir={untold}", f"{name}=byte"]) == []
 
 
 @pytest.mark.parametrize(

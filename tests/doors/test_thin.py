@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from documented import ROOT
-from doors_world import DOORS
+from doors_world import BLOCK, DOORS, documented
 
 from lgdlm.cli.compose import compose, shipped_configs
 from lgdlm.compat import CHOSEN, LISTS, RENAMED
@@ -24,6 +26,26 @@ FILES = sorted(
 )
 YAMLS = [*sorted((ROOT / "src/lgdlm/configs").glob("*.yaml")), *sorted((ROOT / "cycle_vae_impl/configs").glob("*.yaml"))]
 MOST_LINES = 6
+START = re.compile(r"if __name__ == '__main__':\n    sys\.exit\(\w+\(\)\)")
+
+# the flags that users know, by command
+FLAGS = {
+    "rwkv_diffusion_rnn/preprocess_tokenize_text.py": (
+        "json_path output_dir tokenizer max_length workers cache_dir local_files_only trust_remote_code"
+    ),
+    "latentDLM_mmdit/sample_l2t_fixed.py": "checkpoint config npy_dir num_samples batch_size steps temperature seq_len output_dir",
+    "latentDLM_mmdit/sample_t2l_fixed.py": (
+        "checkpoint config text_file text_prompt num_samples batch_size steps guidance_scale output_dir max_length"
+    ),
+    "latentDLM_mmdit/sample_unconditional_fixed.py": (
+        "checkpoint config num_latents text_steps latent_steps temperature seq_len output_dir"
+    ),
+    "cycle_vae_impl/entrypoints/smoke_cycle_vae_forward.py": "config device",
+    "cycle_vae_impl/entrypoints/train_cycle_vae.py": "config override synthetic resume",
+    "preprocessed_data/prepare_data_multi_gpu.py": (
+        "output_dir datasets latent_model batch_size max_samples resume create_validation val_ratio"
+    ),
+}
 
 
 def code_lines(path: Path) -> int:
@@ -44,7 +66,7 @@ def test_a_door_holds_names_and_nothing_else(path):
         imports = isinstance(node, ast.Import | ast.ImportFrom)
         named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         documented = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        starts = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and len(node.body) == 1
+        starts = START.fullmatch(ast.unparse(node)) is not None
         assert imports or named or documented or starts, f"{path}:{node.lineno} is logic: it belongs to lgdlm.doors"
         if isinstance(node, ast.ImportFrom):
             assert str(node.module).startswith("lgdlm.doors."), "a door opens onto one room"
@@ -69,6 +91,15 @@ def test_the_page_lists_every_old_key():
     for path in FILES:
         if path.name != "__init__.py":
             assert path.stem in page or f"{path.parent.name}.{path.stem}" in page, f"{path} is not in docs/commands.md"
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_known_flag_stands_in_a_documented_command(command):
+    """The tests of this folder run those commands as they are written."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for match in BLOCK.finditer(page) for line in documented(match["title"])]
+    shown = {word.removeprefix("--").replace("-", "_") for words in lines if command in words for word in words if word.startswith("--")}
+    assert shown == set(FLAGS[command].split())
 
 
 def test_an_imported_door_loads_the_core_alone():

@@ -107,6 +107,17 @@ def test_the_shipped_list_names_what_exists():
             assert all((ROOT / word).is_file() for word in words)
 
 
+def test_the_shipped_list_names_what_an_evaluation_measures(tmp_path):
+    """A number that nothing measures would leave its box empty on every checkpoint."""
+    assert train(data_folder(tmp_path / "data"), tmp_path, "training.num_train_steps=2") == 0
+    boxes = [line for line in SHIPPED.read_text().splitlines() if BOX.fullmatch(line) and "`results" in line]
+    (tmp_path / "numbers.md").write_text("".join(line + "\n" for line in boxes))
+    assert main(["evaluate", str(tmp_path / "run"), f"checklist={tmp_path}/numbers.md", "--quiet", *QUICK]) in (0, 3)
+    tried = (tmp_path / "run/numbers.md").read_text().splitlines()
+    assert len(tried) == len(boxes) >= 7
+    assert [line for line in tried if "- [x]" not in line and "does not hold" not in line] == []
+
+
 def test_a_checkpoint_is_tried_and_its_copy_lies_in_its_run(tmp_path, capsys):
     data = data_folder(tmp_path / "data")
     assert train(data, tmp_path, "training.num_train_steps=2") == 0

@@ -54,10 +54,15 @@ def source() -> Documents:
 
 
 def trained(prior: str, steps: int = 200) -> TextLatentDiffusion:
-    """Pulled to the prior a little less than the bound would, with free bits: its latent says much of the text."""
+    """Pulled to the prior a little less than the bound would, with free bits: its latent says much of the text.
+
+    Two units at 0.75 nats have room for which of the four tokens is said twice (1.39 nats); at 0.5 they have not, and chance decides
+    whether they are used. The learning rate falls to zero: at a constant one the noise of the bound's 1/t stays in the decoder.
+    """
     model = toy_model(prior).train()
-    objective = VariationalObjective(DenoisingObjective(MODES["l2t"]), kl_weight=0.3, free_bits=0.5)
+    objective = VariationalObjective(DenoisingObjective(MODES["l2t"]), kl_weight=0.3, free_bits=0.75)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / steps)
     documents = source()
     text = torch.from_numpy(np.stack(documents.tokens))
     for step in range(1, steps + 1):
@@ -66,6 +71,7 @@ def trained(prior: str, steps: int = 200) -> TextLatentDiffusion:
         optimizer.zero_grad()
         objective(model, batch, Rng(0, step, rows), Totals(batch.tokens, batch.size)).total.backward()
         optimizer.step()
+        course.step()
     return model.eval()
 
 

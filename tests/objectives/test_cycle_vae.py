@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_the_total_is_the_weighted_sum_of_its_terms() -> None:
     assert found.metrics["loss"] == pytest.approx(expected, rel=1e-5)
     assert found.metrics["cycle_latent_loss"] == pytest.approx(terms["latent"], rel=1e-5)
     assert found.metrics["prior_loss"] == pytest.approx(terms["prior"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, (2, 0)),
+        ({"text_weight": 1.0}, (3, 1)),
+        ({"latent_weight": 1.0}, (3, 1)),
+        ({"text_weight": 1.0, "latent_weight": 1.0}, (4, 2)),
+        ({"text_weight": 1.0, "text": {"stop_gradient": False}, "latent_weight": 1.0, "latent": {"sampling": "gumbel_st"}}, (6, 0)),
+        ({"text_weight": 1.0, "latent_weight": 1.0, "prior": "moments", "probe_every": 1}, (5, 2)),
+        ({"prior": "diffusion"}, (4, 0)),
+    ],
+)
+def test_a_step_makes_a_fixed_number_of_single_passes(options: dict[str, Any], passes: tuple[int, int]) -> None:
+    """With and without gradient: there is no sampling loop in training."""
+    model, made = small_model(), []
+    model.denoiser.register_forward_pre_hook(lambda *_: made.append(torch.is_grad_enabled()))
+    report(cycle(base=Weights(), **options), model)
+    assert (made.count(True), made.count(False)) == passes
 
 
 def test_weights_ramp_up() -> None:

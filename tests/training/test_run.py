@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lgdlm.errors import LockedError
+from lgdlm.training.checkpoint import checkpoints_of, step_named
 from lgdlm.training.run import EVENTS, LEDGER, LOG, RunDirectory
+from lgdlm.training.shelf import set_aside_behind
 
 
 def test_a_second_writer_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
@@ -67,6 +70,45 @@ def test_the_log_never_holds_what_json_does_not(tmp_path: Path, value: float) ->
     run.append(LOG, {"step": 1, "loss": None, "word": "\u732b"})
     assert (tmp_path / LOG).read_text(encoding="utf-8") == '{"step": 1, "loss": null, "word": "\u732b"}\n'
     run.close()
+
+
+def test_going_back_sets_aside_what_follows_and_latest_goes_with_it(tmp_path: Path) -> None:
+    """Any number of times, and whatever has become of what was set aside before."""
+    for back in range(4):
+        for step in (2, 4):
+            (tmp_path / f"step_{step:08d}").mkdir(exist_ok=True)
+        (tmp_path / "latest").write_text("step_00000004")
+        if back == 3:
+            (tmp_path / "superseded" / "step_00000004").rmdir()
+        assert [folder.parent.name for folder in set_aside_behind(tmp_path, 2)] == ["superseded"]
+        assert (tmp_path / "latest").read_text() == "step_00000002"
+    assert sorted(p.name for p in (tmp_path / "superseded").iterdir()) == ["step_00000004", "step_00000004.1", "step_00000004.2"]
+    assert len(set_aside_behind(tmp_path, 0)) == 1
+    assert not (tmp_path / "latest").exists()
+
+
+def test_at_no_moment_is_a_checkpoint_newer_than_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a run goes back it may be killed anywhere; what is resumed then must find the lines of all steps before it."""
+    for step in (2, 4):
+        (tmp_path / f"step_{step:08d}").mkdir()
+    for name in (LOG, LEDGER):
+        (tmp_path / name).write_bytes(b"".join(b'{"step": %d}\n' % k for k in range(1, 6)))
+    run, moments = RunDirectory(tmp_path), set[tuple[int, int]]()
+
+    def watched(plain: Callable[..., None]) -> Callable[..., None]:
+        def act(*places: object) -> None:
+            plain(*places)
+            newest, lines = step_named(checkpoints_of(tmp_path)[-1]), (tmp_path / LOG).read_bytes().count(b"\n")
+            assert newest <= min(lines, (tmp_path / LEDGER).read_bytes().count(b"\n"))
+            moments.add((newest, lines))
+
+        return act
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    run.start("", 2, tmp_path / "step_00000002")
+    run.close()
+    assert moments == {(4, 5), (2, 5), (2, 2)}
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 6, "lo', b'{"step": 6}', b"\0\0\0\0\n", b"[]\n", b'{"loss": 1.0}\n', b'{"step": 6}\n'])

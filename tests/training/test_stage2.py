@@ -99,6 +99,25 @@ def test_statistics_are_the_checkpoint_s_or_none(data: Path, stage1: Path, tmp_p
     assert not torch.equal(behind.latent_std, fresh.latent_std)
 
 
+def test_means_may_begin_at_what_stage_1_reads(data: Path, stage1: Path, tmp_path: Path) -> None:
+    """Before step 1 mu is E[z | y] to the bit; what pulls at mu moves its correction and leaves the reading's head alone."""
+    parts = assembly(data, tmp_path, *ALONE, f"model.checkpoint_path={stage1}", "model.latent_encoder_start=reading")
+    model, before = parts.model.eval(), restore(stage1).model.eval()
+    batch = parts.loader.step(1).batches[0]
+    pair = before.clean_text(batch.input_ids, batch.text_mask)
+    with torch.no_grad():
+        expected = before.x0_latent(before(pair), pair)
+    mean = model.read(batch.input_ids, batch.text_mask)[0].mean
+    assert torch.equal(mean, expected)
+    assert float(expected.std()) > 0
+    mean.square().sum().backward()
+    assert model.posterior is not None
+    pull = model.posterior.mean.weight.grad
+    assert pull is not None
+    assert pull.any()
+    assert not any(p.grad is not None and p.grad.any() for p in model.denoiser.latent_head.parameters())
+
+
 def test_stage_2_goes_on_from_stage_2(data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path, *ALONE, *SHORT) == 0
     again = assembly(data, tmp_path / "again", *ALONE, f"model.checkpoint_path={tmp_path / 'run'}").model
@@ -167,6 +186,8 @@ REFUSED = {
     "Stage I without latents": (("loss.loss_type=l2t", "data.use_external_latents=false"), "data.use_external_latents"),
     "an untrained prior": ((*STAGE2, "model.latent_prior_type=diffusion", "loss.latent_loss_weight=0"), "loss.latent_loss_weight"),
     "no fours": ((*STAGE2, "loss.geom_weight=1", "training.train_batch_size=6"), "loss.geom_weight"),
+    "nothing to correct": ((*ALONE, "model.latent_encoder_start=reading"), "model.checkpoint_path"),
+    "a correction of Stage I by itself": (("model.latent_encoder_start=reading", "model.checkpoint_path=x"), "model.latent_encoder_start"),
     "a regression on nothing": ((*ALONE, "model.latent_skip=linear"), "model.latent_skip"),
 }
 

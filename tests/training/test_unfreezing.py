@@ -109,6 +109,20 @@ def test_killed_and_resumed_at_either_side_is_never_killed(data: Path, tmp_path:
         assert [e["step"] for e in events_of(other, "parameters_thawed")] == [after + 1]
 
 
+def test_what_stage_1_learned_waits_under_accumulation_and_a_restart(data: Path, tmp_path: Path) -> None:
+    """Bit for bit Stage I's averaged weights in every checkpoint up to the threshold, and no longer in the next."""
+    assert train(data, tmp_path / "one", "model.time_conditioning=film", "training.num_train_steps=3") == 0
+    stage1 = {name: x for name, x in read_tensors(tmp_path / "one/run/step_00000003", AVERAGES).items() if waits(name)}
+    words = (*WAITING, f"model.checkpoint_path={tmp_path / 'one/run'}", "training.train_batch_size=4", "training.keep_checkpoints=9")
+    words = (*words, "training.gradient_accumulation_steps=2", "training.save_every_n_steps=1", "training.lr_schedule=constant")
+    for steps in (AFTER - 1, AFTER + 1):
+        assert train(data, tmp_path / "two", *words, f"training.num_train_steps={steps}", "training.resume=auto") == 0
+    assert stage1
+    for step in range(1, AFTER + 2):
+        now = read_tensors(tmp_path / f"two/run/step_{step:08d}", WEIGHTS)
+        assert all(torch.equal(now[name], x) for name, x in stage1.items()) == (step <= AFTER), step
+
+
 def test_a_checkpoint_holds_what_waits_without_moments(data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path, *WAITING, "training.num_train_steps=3") == 0
     saved = tmp_path / "run" / "step_00000003"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -15,12 +16,13 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lgdlm.cli.progress import leave_stdout
 from lgdlm.errors import InputError, LgdlmError, StorageError
 
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what only a path of the user's can be
 
 
@@ -36,22 +38,28 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched by itself
     if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost peer is told in one line, not in torch's sixty
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a name need not be Unicode, nor a terminal know all of it
     try:
         with ending_at_once():
-            return action()
+            code = action()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what cannot be written is told now, and not by the interpreter behind us
+            return code
     except KeyboardInterrupt:
         return 130
     except Terminated:
         return 143
     except BrokenPipeError:  # the reader of our output left: not our failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_stdout()
         return 0
     except Exception as problem:
         error = _as_ours(problem)
         if debug:
             traceback.print_exc()
-        if os.environ.get("RANK", "0") == "0":
-            print((error or _defect(problem)).line(), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" and sys.stderr is not None:
+            with suppress(OSError):  # nobody can read it: the code says it still
+                print((error or _defect(problem)).line(), file=sys.stderr, flush=True)
         return error.exit_code if error else 1
 
 

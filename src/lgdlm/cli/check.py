@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lgdlm.cli.prepare import Stages
+from lgdlm.cli.progress import shown
 from lgdlm.config import Config
 from lgdlm.data.manifest import holds_data
 from lgdlm.errors import CheckpointError, InputError
@@ -62,14 +63,15 @@ def check_data(config: Config, open_keys: Collection[str] = ()) -> None:
     tokenizer = named_tokenizer(config)
     with Stages() as stages:
         inspections = inspect_splits(config, tokenizer, stages, open_keys=open_keys)
-    for found in inspections:
-        print(f"{found.folder}: {found.layout} layout, latents of {found.latent_dim or 'no'} numbers")
-        for split, rows in found.rows.items():
-            print(f"  {split:<11} {rows:>9,} texts  {found.tokens[split]:>11,} tokens")
-        for note in found.notes:
-            print(f"  note: {note}")
-        for code, count in sorted(found.kinds.items()):
-            print(f"  {count:>9,}  {code}")
+    with shown():
+        for found in inspections:
+            print(f"{found.folder}: {found.layout} layout, latents of {found.latent_dim or 'no'} numbers")
+            for split, rows in found.rows.items():
+                print(f"  {split:<11} {rows:>9,} texts  {found.tokens[split]:>11,} tokens")
+            for note in found.notes:
+                print(f"  note: {note}")
+            for code, count in sorted(found.kinds.items()):
+                print(f"  {count:>9,}  {code}")
     refuse([problem for found in inspections for problem in found.problems])
     if config.data.sources:
         first = inspections[0].latent_dim
@@ -100,7 +102,9 @@ def check_checkpoint(folder: Path) -> None:
             read_tensors(checkpoint, OPTIMIZER)
         except CheckpointError as damage:
             problems.append(damage)
-            print(f"{checkpoint}: {damage.field}: {damage.message}")
+            with shown():
+                print(f"{checkpoint}: {damage.field}: {damage.message}")
             continue
-        print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
+        with shown():
+            print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
     refuse(problems)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lgdlm.cli.checklist import prove, read_boxes, refuse_unproven
-from lgdlm.cli.progress import Bar, progress, say, say_damage
+from lgdlm.cli.progress import Bar, progress, say, say_damage, shown
 from lgdlm.config import Config
 from lgdlm.data.loader import frame_of
 from lgdlm.data.paired import PairedDataset
@@ -37,7 +37,8 @@ def run(config: Config) -> int:
     if checklist is not None:
         read_boxes(checklist)  # what is wrong with it is said before the work, not after
     results, path = evaluate_checkpoint(config)
-    print_table(results)
+    with shown():
+        print_table(results)
     say(f"results: {path}")
     if checklist is not None:
         tick(checklist, results)

@@ -3,26 +3,29 @@
     launcher   holds the job's store, starts the ranks, hands signals on, and ends with their exit code
     rank       the command itself, told who it is by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
 
-A rank that sees its parent gone ends itself; one that outlives a lost peer longer than it may is killed here.
+A rank that sees its parent gone ends itself; one that outlives a lost peer longer than it may is killed here, as a rank that is frozen
+must be: it is missed by another after SILENCE, and has LEAVE from then on.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from lgdlm.errors import PeerLost
+from lgdlm.training.peers import FAILURES, JOB
 
 HOST = "127.0.0.1"
 LOOPBACK = ("lo", "lo0")
-POLL, PATIENCE = 0.1, 27.0  # seconds; the ranks' own watch ends them sooner
+POLL, PATIENCE, LEAVE = 0.1, 27.0, 9.0  # seconds, behind the end of a rank and behind its word that it fails; their own watch is sooner
 
 Ranks = Sequence["subprocess.Popen[bytes]"]
 
@@ -34,7 +37,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     ranks: list[subprocess.Popen[bytes]] = []
     try:
-        with handed_on(ranks):
+        with handed_on(ranks) as received:
             for rank in range(count):
                 # a session of its own: what a terminal sends to all at once would arrive twice
                 ranks.append(
@@ -45,11 +48,12 @@ def launch(arguments: Sequence[str], count: int) -> int:
                         start_new_session=True,
                     )
                 )
-            wait(ranks)
+            said = dist.PrefixStore(f"{JOB}/0", store)
+            wait(ranks, lambda: said.add(FAILURES, 0) > 0)
     finally:
         for process in ranks:
             process.kill()
-    return verdict([rank.wait() for rank in ranks])
+    return verdict([rank.wait() for rank in ranks], received)
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -64,42 +68,51 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def handed_on(ranks: Ranks) -> Iterator[None]:
-    """SIGINT and SIGTERM go to every rank that still runs; each saves, or ends at once on the second."""
+def handed_on(ranks: Ranks) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go to every rank that still runs, and are listed; each saves, or ends at once on the second."""
+    received: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for rank in ranks:
             if rank.poll() is None:
                 rank.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def wait(ranks: Ranks) -> None:
-    """Until all have ended; when one has failed, the others have PATIENCE seconds."""
-    last: float | None = None
+def wait(ranks: Ranks, failing: Callable[[], bool]) -> None:
+    """Until all have ended; when one has failed the others have PATIENCE seconds, and LEAVE once one says that it is `failing`."""
+    last, told = math.inf, False
     while None in (codes := [rank.poll() for rank in ranks]):
-        if last is None and any(codes):
+        if last == math.inf and any(codes):
             last = time.monotonic() + PATIENCE
-        if last is not None and time.monotonic() > last:
+        if not told and failing():
+            last, told = min(last, time.monotonic() + LEAVE), True
+        if time.monotonic() > last:
             for rank in ranks:
                 rank.kill()
         time.sleep(POLL)
 
 
-def verdict(codes: Sequence[int]) -> int:
-    """The job's exit code of the ranks': what a rank ended with of its own accord goes before a lost peer."""
+def verdict(codes: Sequence[int], received: Sequence[int] = ()) -> int:
+    """The job's exit code of the ranks': what a rank ended with of its own accord goes before a lost peer.
+
+    A signal that was `received` may have met a rank that could not say so yet: the code is the signal's then. Raises PeerLost where
+    rank 0 was not there to speak.
+    """
     if not any(codes):
         return 0
-    code = next((code for code in codes if code > 0 and code != PeerLost.exit_code), PeerLost.exit_code)
-    if codes[0] <= 0:
+    lost = 128 + received[0] if received else PeerLost.exit_code
+    code = next((code for code in codes if code > 0 and code != PeerLost.exit_code), lost)
+    if codes[0] <= 0 and not received:
         how = signal.Signals(-codes[0]).name if codes[0] else "another rank's end"
-        lost = PeerLost("PEER_LOST", "rank 0", "process", f"ended by {how}; go on with training.resume=auto")
-        lost.exit_code = code
-        raise lost
+        problem = PeerLost("PEER_LOST", "rank 0", "process", f"ended by {how}; go on with training.resume=auto")
+        problem.exit_code = code
+        raise problem
     return code

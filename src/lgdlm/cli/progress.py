@@ -8,6 +8,7 @@ Everything goes to stderr, so that stdout carries results alone.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -35,9 +36,28 @@ def silence() -> None:
 
 
 def say(text: str) -> None:
-    """One line for the user on stderr, unless --quiet."""
-    if not _silent:
-        print(text, file=sys.stderr, flush=True)
+    """One line for the user on stderr, unless --quiet. Where nobody can read it any more (a pipe, a full disk) the work goes on unseen."""
+    if not _silent and sys.stderr is not None:
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            silence()
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """A block that does nothing but print its findings: a reader of stdout that leaves amid them does not change what they are."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        leave_stdout()
+
+
+def leave_stdout() -> None:
+    """The reader has gone: what is printed from now on goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_damage(problem: LgdlmError) -> None:

@@ -79,6 +79,8 @@ def drawn(config: Config) -> tuple[int, Iterator[Record]]:
 def _output(out: str | None) -> Iterator[Callable[[bytes], object]]:
     """Where lines go: a file that appears whole when all are written, or stdout as they come."""
     if out is None:
+        if sys.stdout is None:
+            raise InputError("CONFIG", "command-line", "sampling.out", "stdout is closed: out=FILE.jsonl is expected")
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return

@@ -21,9 +21,11 @@ from typing import Any, BinaryIO
 from lgdlm.errors import StorageError
 
 ASIDE = ".tmp-"
+ESCAPED = "backslashreplace"  # half a surrogate, as a path of other bytes than UTF-8 holds, becomes an escape that JSON has too
 REFUSALS = {
     errno.ENOSPC: ("DISK_FULL", "no space is left on the device; free some and repeat the command"),
     errno.EDQUOT: ("DISK_FULL", "the disk quota is used up; free some space and repeat the command"),
+    errno.EFBIG: ("FILE_LIMIT", "the system lets no file grow that far (ulimit -f); raise the limit or choose another file system"),
     errno.EROFS: ("READ_ONLY", "the file system is read-only; choose a folder that can be written"),
     errno.EACCES: ("PERMISSION", "permission denied; choose another folder or change its permissions"),
     errno.EPERM: ("PERMISSION", "operation not permitted; choose another folder or change its permissions"),
@@ -57,6 +59,8 @@ def make_folder(folder: Path) -> Path:
 @contextmanager
 def write_aside(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends, and vanishes when the block raises."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # a rename would replace the device itself
+        raise StorageError("NOT_A_FILE", path, "storage", "a device or pipe stands where a file is needed; choose another path")
     aside = path.with_name(f"{ASIDE}{path.name}")
     with storage(path):
         try:
@@ -80,7 +84,7 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> dict[str, Any]:
     """Write strict JSON (never NaN), indented, with a final newline; returns the ledger entry."""
-    return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+    return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", ESCAPED))
 
 
 def digest(path: Path) -> dict[str, Any]:

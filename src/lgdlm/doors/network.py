@@ -1,10 +1,11 @@
 """A denoiser under the signature of the earlier systems.
 
-    network(text_tokens [B, N], latents [B, L, D] | [B, D], text_timesteps [B], latent_timesteps [B], attention_mask)
+    network(text_tokens [B, N] | rows [B, N, E], latents [B, L, D] | [B, D], text_timesteps [B], latent_timesteps [B], attention_mask)
         -> text_logits [B, N, V], latent_pred [B, L, D]
 
 A time that is None is 0: that modality is clean. A floating time lies in [0, 1]; an integer one counts the `latent_timesteps` entries of
-the schedule's table, from 0, as `ContinuousDiffusion` does. Token V (one beyond the vocabulary) is the mask.
+the schedule's table, from 0, as `ContinuousDiffusion` does. Token V (one beyond the vocabulary) is the mask. Rows of embeddings are for
+`model.text_process=embedding`.
 """
 
 from __future__ import annotations
@@ -56,8 +57,14 @@ class OldNetwork(nn.Module):
         latent_timesteps: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """text_logits [B, N, V] and latent_pred [B, L, D] in the parameterisation of `model.latent_parameterization`."""
-        seen = torch.ones_like(text_tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        """text_logits [B, N, V] and latent_pred [B, L, D] in the parameterisation of `model.latent_parameterization`.
+
+        Raises ValueError for rows of embeddings where texts are noised as tokens, and for a time out of its range.
+        """
+        if text_tokens.is_floating_point() and self.config.model.text_process != "embedding":
+            raise ValueError(f"text_tokens {tuple(text_tokens.shape)} are rows of numbers: they need model.text_process=embedding")
+        size = text_tokens.shape[:2]
+        seen = torch.ones(size, dtype=torch.bool, device=text_tokens.device) if attention_mask is None else attention_mask.bool()
         steps = self.config.model.latent_timesteps
         pair = NoisyPair(
             text=text_tokens,

@@ -26,9 +26,13 @@ def sample_text_from_latent(model: nn.Module, latent: Tensor, seq_len: int | Non
     return sampling.sample_text_from_latent(inner(model), latent, seq_len, *args, **options)
 
 
-def sample_latent_from_text(model: nn.Module, input_ids: Tensor, latent_dim: int | None = None, **options: Any) -> Tensor:
+def sample_latent_from_text(
+    model: nn.Module, input_ids: Tensor, latent_dim: int | None = None, num_steps: int = 20, guidance_scale: float = 1.0, **options: Any
+) -> Tensor:
     """`lgdlm.sampling.sample_latent_from_text`: latents [B, L, D] for tokens int64 [B, N]; `attention_mask` is an option."""
-    return sampling.sample_latent_from_text(inner(model), input_ids, latent_dim=latent_dim, **options)
+    return sampling.sample_latent_from_text(
+        inner(model), input_ids, latent_dim=latent_dim, num_steps=num_steps, guidance_scale=guidance_scale, **options
+    )
 
 
 def sample_joint(

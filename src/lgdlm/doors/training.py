@@ -6,6 +6,7 @@
 
 What those systems took for granted is added where nothing is said of it: the folders of the data, and that the run is
 `logging.save_dir` itself, so that `training.resume=<save_dir>/epoch_XXX` and `model.checkpoint_path=<save_dir>/checkpoint.pt` find it.
+The RWKV system also had one tokenizer: tokens that do not say whose they are belong to the World vocabulary.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from pathlib import Path
 
 from lgdlm.cli.__main__ import main
 from lgdlm.compat import LISTS, RENAMED
+from lgdlm.data.manifest import has_manifest
+from lgdlm.data.tokenizer_identity import FILE as IDENTITY
 
-CONFIGS = ("mmdit", "mmdit_stable", "mmdit_cycle_vae", "mmdit_cycle_vae_cluster", "rwkv_mmdit", "rwkv_block_causal")
+RWKV = ("rwkv_mmdit", "rwkv_small", "rwkv_tiny", "rwkv_block_causal")
+CONFIGS = ("mmdit", "mmdit_stable", "mmdit_cycle_vae", "mmdit_cycle_vae_cluster", *RWKV)
 DATA = {"data.latent_dir": "preprocessed_data/qwen_32d", "data.token_dir": "preprocessed_data/rwkv_tokens"}
 FLAGS = {"-cn": "--config-name", "-cp": "--config-path", "-cd": "--config-dir", "--config-dir": "--config-path"}
 
@@ -50,8 +54,11 @@ def train_words(arguments: Sequence[str], config_name: str) -> list[str]:
             words.append(word)
     name = flags["--config-name"].removesuffix(".yaml")
     own = Path(flags.get("--config-path", "."), f"{name}.yaml")
-    chosen = str(own) if own.is_file() and ("--config-path" in flags or name not in CONFIGS) else flags["--config-name"]
-    return ["train", "--config-name", chosen, *words, *(taken_for_granted(words) if chosen in CONFIGS else [])]
+    chosen = name if name in CONFIGS else flags["--config-name"]
+    if own.is_file() and ("--config-path" in flags or name not in CONFIGS):
+        chosen = str(own)
+    words += taken_for_granted(words) if chosen in CONFIGS else []
+    return ["train", "--config-name", chosen, *words, *(vocabulary_of(words) if chosen in RWKV else [])]
 
 
 def taken_for_granted(words: Sequence[str]) -> list[str]:
@@ -62,3 +69,12 @@ def taken_for_granted(words: Sequence[str]) -> list[str]:
     if "logging.save_dir" in said and "logging.run_name" not in said:
         added.append("logging.run_name=.")
     return added
+
+
+def vocabulary_of(words: Sequence[str]) -> list[str]:
+    """`tokenizer.path=rwkv` where tokens lie in a folder without their tokenizer and `words` name none; else nothing."""
+    said = {RENAMED.get(name, name): value for name, _, value in (word.partition("=") for word in words)}
+    tokens, latents = said.get("data.token_dir"), said.get("data.latent_dir")
+    if not tokens or "tokenizer.path" in said or Path(tokens, "tokenizer", IDENTITY).is_file():
+        return []
+    return [] if latents is not None and has_manifest(latents) else ["tokenizer.path=rwkv"]

@@ -115,6 +115,7 @@ def build_model(
         reading,
         posterior,
         prior,
+        model.latent_encoder_start == "reading",
     )
 
 

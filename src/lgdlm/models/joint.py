@@ -28,7 +28,8 @@ class TextLatentDiffusion(nn.Module):
     `latent_mean` and `latent_std` [D] standardise latents before any noise and undo it when a sampler hands them out;
     they are buffers, so they travel in every checkpoint. `length` is None when texts end with EOS (`eos_id`).
     `reading` is an optional linear skip from the visible tokens to the latent: the denoiser then predicts a correction of it.
-    `posterior` and `prior`, both or neither, are Stage II's: a latent of the text's own, and where latents come from without a text.
+    `posterior` and `prior`, both or neither, are Stage II's: a latent of the text's own, and where latents come from without a text;
+    `corrects_reading`: q's means are a correction of what the model reads from a text, E[z | y], which Stage II itself does not move.
     `identity` holds what a checkpoint must say about its data: tokenizer, encoder, projection. `text_process` says how texts are noised:
     its questions are tokens with masks, or rows of the token table with Gaussian noise.
     """
@@ -46,6 +47,7 @@ class TextLatentDiffusion(nn.Module):
         reading: LinearReading | None = None,
         posterior: TextLatentEncoder | None = None,
         prior: Prior | None = None,
+        corrects_reading: bool = False,
     ):
         super().__init__()
         assert text_process.mask_id == denoiser.vocab_size, "the mask is one beyond the vocabulary"
@@ -54,7 +56,7 @@ class TextLatentDiffusion(nn.Module):
         assert reading is None or isinstance(text_process, MaskedDiffusion), "a linear reading is of tokens, and noised rows are none"
         assert (posterior is None) == (prior is None), "a posterior is measured against a prior"
         self.eos_id, self.identity, self.reading = eos_id, dict(identity or {}), reading
-        self.posterior, self.prior = posterior, prior
+        self.posterior, self.prior, self.corrects_reading = posterior, prior, corrects_reading
         self.latent_mean: Tensor
         self.latent_std: Tensor
         self.register_buffer("latent_mean", latent_mean.float())
@@ -155,6 +157,9 @@ class TextLatentDiffusion(nn.Module):
     def read(self, text: Tensor, attention_mask: Tensor) -> tuple[Posterior, Tensor]:
         """q(z | text) of clean tokens int64 [B, N], and the text states [B, N, H] that it was read from."""
         assert self.posterior is not None, "a Stage I model has no posterior"
-        states = self.denoiser(self.clean_text(text, attention_mask)).hidden
-        mean, log_variance = (x.view(len(text), *self.latent_shape) for x in self.posterior(states, attention_mask))
-        return Posterior(mean, log_variance), states
+        pair = self.clean_text(text, attention_mask)
+        answer = self(pair)
+        mean, log_variance = (x.view(len(text), *self.latent_shape) for x in self.posterior(answer.hidden, attention_mask))
+        if self.corrects_reading:
+            mean = mean + self.x0_latent(answer, pair).detach()
+        return Posterior(mean, log_variance), answer.hidden

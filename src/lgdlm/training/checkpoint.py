@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,10 @@ from lgdlm.training.pieces import read_pieces, write_pieces
 from lgdlm.training.sharding import is_sharded, local, parts_like
 from lgdlm.training.weights import load_weights, weights_of
 
-MANIFEST, SCHEMA = "manifest.json", 1
+MANIFEST, LATEST, SCHEMA = "manifest.json", "latest", 1
 WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
 KINDS = ("step_", "epoch_")
+NAME = re.compile(r"step_([0-9]{8,})|epoch_[0-9]{3,}")
 SMALL_BYTES = 1 << 24
 
 
@@ -100,7 +103,7 @@ def _finish(aside: Path, target: Path, snapshot: Snapshot, pieces: dict[str, dic
             remove_folder(target)  # the same step of a resumed run: the older checkpoint that it came from stays
             os.rename(aside, target)
             flush_folder(run)
-            write_bytes(run / "latest", target.name.encode())
+            write_bytes(run / LATEST, target.name.encode())
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -139,8 +142,7 @@ def newest_whole_before(folder: Path) -> Path | None:
 def _verified(folder: Path) -> dict[str, Any]:
     try:
         manifest = parse(_small_file(folder / MANIFEST))
-        files = dict(manifest["files"])
-        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in dict(manifest["files"]).items()}
         step, own_hash = int(manifest["step"]), manifest.pop("sha256")
     except FileNotFoundError as absent:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", "missing: not a complete checkpoint") from absent
@@ -165,8 +167,9 @@ def _verified(folder: Path) -> dict[str, Any]:
             raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {size}, got {found['bytes']}")
         if found["sha256"] != sha256:
             raise CheckpointError("CHECKPOINT", path, "sha256", "the file is not what was written")
-    if read_state(folder)["step"] != step:
-        raise CheckpointError("CHECKPOINT", folder / STATE, "step", f"expected {step} as in {MANIFEST}, got {read_state(folder)['step']}")
+    for place, said in ((folder / STATE, read_state(folder)["step"]), (folder, step_named(folder))):
+        if said != step:
+            raise CheckpointError("CHECKPOINT", place, "step", f"expected {step} as in {MANIFEST}, got {said}")
     return {**manifest, "step": step}
 
 
@@ -207,20 +210,20 @@ def read_tensors(folder: Path, name: str, like: Mapping[str, Tensor] | None = No
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first; folders being written are not among them."""
-    found = [p for kind in KINDS for p in run.glob(f"{kind}*") if (p / MANIFEST).is_file()]
+    """The checkpoints of a run, oldest first, also one that lost its manifest; folders being written are not among them."""
+    found = [p for kind in KINDS for p in run.glob(f"{kind}*") if (p / MANIFEST).is_file() or NAME.fullmatch(p.name)]
     return sorted(found, key=lambda p: (step_named(p), p.name))
 
 
 def step_named(folder: Path) -> int:
-    """The step of a checkpoint by its state or manifest, or where both are damaged by its name; -1 where nothing tells."""
+    """The step of a checkpoint: in its name no damage can change it. Of others the larger of what state and manifest say; -1: neither."""
+    if (named := NAME.fullmatch(folder.name)) is not None and named[1]:
+        return int(named[1])
+    said = [-1]
     for file in (STATE, MANIFEST):
-        try:
-            return int(parse(_small_file(folder / file))["step"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            continue
-    number = folder.name.removeprefix("step_")
-    return int(number) if number.isascii() and number.isdigit() else -1
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+            said.append(int(parse(_small_file(folder / file))["step"]))
+    return max(said)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -228,8 +231,8 @@ def find_checkpoint(path: Path) -> Path:
     path = place_meant(path)
     if not path.is_dir():
         raise CheckpointError("CHECKPOINT", path, "checkpoint", "no such folder: expected a run or one of its step_XXXXXXXX folders")
-    if (path / "latest").is_file():
-        name = (path / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    if (path / LATEST).is_file():
+        name = (path / LATEST).read_text(encoding="utf-8", errors="replace").strip()
         if name.startswith(KINDS) and "/" not in name and "\0" not in name and (path / name).is_dir():
             return path / name
     if not (path / MANIFEST).is_file() and (complete := checkpoints_of(path)):

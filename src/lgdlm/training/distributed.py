@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lgdlm.errors import InputError, LgdlmError, PeerLost
-from lgdlm.training.peers import SILENCE, Watch, packed, unpacked
+from lgdlm.training.peers import JOB, SILENCE, Watch, packed, unpacked
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # of a collective: longer than any checkpoint takes; who is gone is noticed by `Watch`
@@ -193,7 +193,7 @@ def _join(environment: Mapping[str, str], rank: int, size: int) -> tuple[Watch, 
 
     def connect(master: bool, patience: timedelta) -> dist.Store:
         store = dist.TCPStore(host, port, size, master, timeout=patience, wait_for_workers=False)
-        return dist.PrefixStore(f"lgdlm/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        return dist.PrefixStore(f"{JOB}/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
     store = connect(rank == 0 and not hosted, JOINING)
     watch = Watch(connect(False, timedelta(seconds=SILENCE)), rank, size, os.getppid() if hosted else None)

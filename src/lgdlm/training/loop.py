@@ -100,7 +100,7 @@ def train(
         """Whether the checkpoint of step `at` is still to be written, once those behind it are out of the way."""
         for inside in set_aside_behind(run.path, at):
             run.event("checkpoint_superseded", checkpoint=inside.name)
-        return at > start and not (run.path / plan.name_of(at)).is_dir()
+        return at > 0 and not (run.path / plan.name_of(at)).is_dir()
 
     with StopRequest() as stop:
 

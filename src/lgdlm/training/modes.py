@@ -59,6 +59,21 @@ def refuse_stages(config: Config, modes: set[str]) -> None:
     if stage2 == (model.latent_encoder_type == "none"):
         message = f"{STAGE2} learns q(z | y): use mlp, rwkv_pool or transformer" if stage2 else f"only {STAGE2} trains it; use none"
         raise InputError("CONFIG", "config", "model.latent_encoder_type", message)
+    if model.latent_encoder_start == "reading":
+        wrong = {
+            "latent_encoder_start": (not stage2, f"only {STAGE2} has an encoder; use features"),
+            "checkpoint_path": (
+                model.checkpoint_path is None,
+                "latent_encoder_start=reading corrects what a Stage I model reads: name its run",
+            ),
+            "latent_parameterization": (
+                model.latent_parameterization == "epsilon",
+                "epsilon reads nothing at t = 1; use latent_encoder_start=features",
+            ),
+        }
+        for name, (refused, message) in wrong.items():
+            if refused:
+                raise InputError("CONFIG", "config", f"model.{name}", message)
     if not stage2:
         return
     if not loss.latent_loss_weight and model.latent_prior_type != "fixed_gaussian":

@@ -24,7 +24,8 @@ from lgdlm.errors import LgdlmError, PeerLost
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-BEAT, SILENCE, GRACE = 1.0, 18.0, 6.0  # seconds; a lost peer ends the job within their sum
+BEAT, SILENCE, GRACE = 1.0, 16.0, 6.0  # seconds; a lost peer ends the job within their sum
+JOB, FAILURES = "lgdlm", "failures"  # of the store: whose it is, and how many ranks have said that they fail
 ASKED = 2.0  # seconds in which the reason of a broken connection may still be posted
 
 
@@ -80,7 +81,7 @@ class Watch:
         """Tell the others why this rank ends. Where the store is gone there is nobody to tell."""
         try:
             self.store.set(f"failure/{self.rank}", json.dumps(packed(problem)))
-            self.store.add("failures", 1)
+            self.store.add(FAILURES, 1)
         except RuntimeError:
             return
 
@@ -120,7 +121,7 @@ class Watch:
         """The failure of another rank: one of its own accord before one that followed from it."""
         found: LgdlmError | None = None
         try:
-            if self.store.add("failures", 0) > 0:
+            if self.store.add(FAILURES, 0) > 0:
                 for rank in (r for r in range(self.size) if r != self.rank):
                     if self.store.check([f"failure/{rank}"]):
                         problem = unpacked(json.loads(self.store.get(f"failure/{rank}")), rank)

@@ -3,6 +3,7 @@
     mu(y) = W f(y) + b,   f: what the posterior's last hidden layer says, at its random start
     behind Stage I   W, b = ridge regression of f on E[z | y], the latents that the Stage I model itself reads from the texts
     otherwise        W, b = the leading principal components of f, whitened
+    a correction     W, b = 0 (model.latent_encoder_start=reading): mu is E[z | y] itself
 
 So the decoder of Stage I understands the first z it is given, and without a Stage I texts lie apart from the start: a decoder that is shown
 one and the same z for every text learns to ignore it.
@@ -24,12 +25,16 @@ LEAST_VARIANCE = 1e-6  # of a component, relative to the largest
 
 @torch.no_grad()
 def start_posterior(model: TextLatentDiffusion, loader: Loader, behind_stage1: bool) -> None:
-    """Set the mean head of `model.posterior` from the texts of the loader's first steps. The model is left in `eval` mode.
+    """Set the mean head of `model.posterior` from the texts of the loader's first steps. The model may be left in `eval` mode.
 
     `behind_stage1`: the weights are a Stage I checkpoint's. One that has hardly learned to read latents, or predicts `epsilon`, which
     says nothing at t = 1, takes the components too.
     """
     assert model.posterior is not None
+    if model.corrects_reading:
+        model.posterior.mean.weight.zero_()
+        model.posterior.mean.bias.zero_()
+        return
     process = model.latent_process
     reads = behind_stage1 and process.predicts != "epsilon"
     model.eval()

@@ -19,16 +19,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from lgdlm.data.storage import flush_folder, make_folder, storage, write_bytes
-from lgdlm.errors import LockedError
+from lgdlm.errors import InputError, LockedError
 from lgdlm.training.shelf import clear_leftovers, set_aside_behind
 
 LOG, EVENTS, LEDGER, LOCK = "training_log.jsonl", "events.jsonl", "ledger.jsonl", "lock"
 
 
 class RunDirectory:
-    """The one writer of a run. Raises LockedError while another live process holds it; a dead one's lock does not block."""
+    """The one writer of a run. Raises LockedError while another live process holds it; a dead one's lock does not block.
+
+    InputError for a path that is no UTF-8: no safetensors file there could be read again.
+    """
 
     def __init__(self, path: Path):
+        if os.fsencode(path) != str(path).encode("utf-8", "replace"):
+            raise InputError("BAD_PATH", path, "logging.run_name", "holds bytes that are not UTF-8; choose another path")
         self._made = [p for p in (path, *path.parents) if not p.exists()]
         self.path = make_folder(path)
         with storage(path):

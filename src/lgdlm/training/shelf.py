@@ -7,8 +7,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lgdlm.data.storage import ASIDE, flush_folder, make_folder, remove_folder, storage
-from lgdlm.training.checkpoint import checkpoints_of, step_named
+from lgdlm.data.storage import ASIDE, flush_folder, make_folder, remove_folder, storage, write_bytes
+from lgdlm.training.checkpoint import LATEST, checkpoints_of, step_named
 
 SUPERSEDED = "superseded"
 
@@ -20,17 +20,25 @@ def rotate(run: Path, keep: int) -> None:
 
 
 def set_aside_behind(run: Path, step: int) -> list[Path]:
-    """Move checkpoints behind `step` to `run/superseded`: training goes on from `step`, and what follows is another history."""
+    """Move checkpoints behind `step` to `run/superseded`: training goes on from `step`, and what follows is another history.
+
+    `run/latest` names the newest that is left, and is gone where none is.
+    """
     moved = []
     for folder in checkpoints_of(run):
         if step_named(folder) > step:
             shelf = make_folder(run / SUPERSEDED)
-            number = sum(1 for p in shelf.iterdir() if p.name.startswith(folder.name))
+            names = (folder.name, *(f"{folder.name}.{number}" for number in range(1, len(list(shelf.iterdir())) + 1)))
+            free = next(shelf / name for name in names if not (shelf / name).exists())
             with storage(folder):
-                moved.append(folder.rename(shelf / (f"{folder.name}.{number}" if number else folder.name)))
+                moved.append(folder.rename(free))
     if moved:
         with storage(run):
             flush_folder(run)
+            if left := checkpoints_of(run):
+                write_bytes(run / LATEST, left[-1].name.encode())
+            else:
+                (run / LATEST).unlink(missing_ok=True)
     return moved
 
 
