@@ -190,3 +190,16 @@ def test_the_cost_of_a_token_is_the_formulas(tmp_path, causality):
 )
 def test_a_failure_in_a_word(reason, kind):
     assert failure_of(reason) == kind
+
+
+def test_a_series_of_any_mode_is_read_in_the_order_of_its_steps(tmp_path):
+    """Modes take turns; what validation measured is not theirs."""
+    rows = [{"step": 1, "l2t/text_accuracy": 1.0}, {"step": 2, "unconditional/text_accuracy": 2.0, "validation/text_accuracy": 9.0}]
+    rows += [{"step": 3, "l2t/text_accuracy": 3.0}, {"step": 4, "t2l/latent_loss": 9.0}]
+    (tmp_path / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = read_run(tmp_path)
+    found = {over: column_of({"log": "*/text_accuracy", "over": over}, tmp_path) for over in ("last", "mean")}
+    assert [found[over].value(record) for over in found] == [3.0, 2.0]
+    assert found["last"].name == "text_accuracy_last"
+    assert "*" not in found["last"].label
+    assert column_of({"log": "*/text_loss", "over": "last"}, tmp_path).value(record) is None

@@ -2,6 +2,7 @@
 
 results   a metric of results.json                             nelbo_given_latent
 log       a logged series, taken over the run                  {log: grad_norm, over: max, better: lower}
+          the same of every mode that logs it, by step         {log: "*/text_accuracy", over: tail}
 run       a fact of the run                                    {run: parameters}
 
 tail = mean of the last tenth        rise = tail - the smallest mean of a tenth: how far a loss has come up again from its best
@@ -18,12 +19,13 @@ import numpy as np
 
 from lgdlm.ablation.cost import flops_of
 from lgdlm.errors import InputError
-from lgdlm.evaluation.curves import QUANTITIES
+from lgdlm.evaluation.curves import QUANTITIES, VALIDATION
 from lgdlm.evaluation.metric import METRICS
 from lgdlm.evaluation.run_record import RunRecord
 from lgdlm.schema import nearest
 
 BETTER = ("lower", "higher", "none")
+ANY = "*"  # as a mode: whichever logs it
 
 
 def tenths(values: np.ndarray) -> np.ndarray:
@@ -85,10 +87,20 @@ class Column:
         if self.source == "run":
             return FACTS[self.of].of(record)
         if self.source == "log":
-            series = record.series.get(self.of)
-            return None if series is None or self.over is None else OVER[self.over](series.values)
+            values = _logged(record, self.of)
+            return None if not len(values) or self.over is None else OVER[self.over](values)
         numbers = [] if record.results is None else record.results["numbers"]
         return next((entry["value"] for entry in numbers if entry["name"] == self.of), None)
+
+
+def _logged(record: RunRecord, name: str) -> np.ndarray:
+    """Values of a series, or of `*/quantity` in the order of their steps; empty where nothing was logged."""
+    mode, _, quantity = name.rpartition("/")
+    if mode != ANY:
+        return record.series[name].values if name in record.series else np.empty(0)
+    found = [series for key, series in record.series.items() if key.rpartition("/")[2] == quantity and key.partition("/")[0] != VALIDATION]
+    steps, values = (np.concatenate([np.empty(0), *parts]) for parts in ([s.steps for s in found], [s.values for s in found]))
+    return values[np.argsort(steps, kind="stable")]
 
 
 def column_of(entry: Any, path: Path) -> Column:
@@ -124,8 +136,9 @@ def _described(source: str, of: str, over: str, path: Path) -> Column:
         raise _wrong(path, f"over={over!r} of {of!r}: one of {', '.join(OVER)} is expected")
     mode, slash, quantity = of.rpartition("/")
     title, unit = QUANTITIES.get(quantity, (quantity.replace("_", " ").capitalize(), ""))
-    label = f"{title}{f', {mode}' if slash else ''} ({over})"
-    return Column(f"{of}_{over}", source, of, over, "none", label, unit)
+    named = slash and mode != ANY
+    label = f"{title}{f', {mode}' if named else ''} ({over})"
+    return Column(f"{of if named else quantity}_{over}", source, of, over, "none", label, unit)
 
 
 def _wrong(path: Path, message: str) -> InputError:

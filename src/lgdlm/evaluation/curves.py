@@ -27,6 +27,8 @@ QUANTITIES = {
     "cycle_text_loss": ("Text cycle, through the mean", "nats per token, without the length"),
     "cycle_text_loss_sampled": ("Text cycle, through a sampled latent", "nats per token, without the length"),
     "cycle_latent_loss": ("Latent cycle", "squared error per dimension, standardised"),
+    "latent_norm": ("Norm of standardised latents", ""),
+    "latent_pred_norm": ("Norm of predicted latents", ""),
     "loss": ("Loss of the step's objective", ""),
     "grad_norm": ("Gradient norm before clipping", ""),
     "lr": ("Learning rate", ""),
