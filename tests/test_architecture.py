@@ -101,3 +101,16 @@ def test_a_file_opens_with_what_it_is(path):
     text = path.read_text(encoding="utf-8")
     assert text.isascii(), "ASCII only"
     assert not text or ast.get_docstring(ast.parse(text)), "a file opens with its equation or its idea"
+
+
+def test_the_page_of_the_house_lists_every_file():
+    """docs/architecture.md, the table of rooms: a row a room, with the names of its files."""
+    rows = [line.split("|") for line in (SOURCE.parents[1] / "docs/architecture.md").read_text(encoding="utf-8").splitlines()]
+    listed = {row[1].strip().strip("`"): set(row[3].replace("`", " ").replace(",", " ").split()) for row in rows if len(row) == 5}
+    names = {"lgdlm/": SOURCE} | {f"{path.relative_to(SOURCE)}/": path for path in SOURCE.rglob("*") if (path / "__init__.py").exists()}
+    names.pop("configs/")
+    for name, folder in names.items():
+        found = {path.name for path in folder.iterdir() if path.suffix in (".py", ".cpp", ".hpp") and path.name != "__init__.py"}
+        assert found <= listed[name], f"{name}: {sorted(found - listed[name])} are missing on the page"
+        gone = {word for word in listed[name] if word.endswith((".py", ".cpp", ".hpp"))} - found
+        assert not gone, f"{name}: {sorted(gone)} are on the page only"

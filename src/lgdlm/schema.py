@@ -125,6 +125,8 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, where: object) ->
 
 def _value(key: Key, value: Any, name: str, where: object) -> Any:
     value = _typed(key.type, value, name, where)
+    if value == "" and type(None) in typing.get_args(key.type):
+        raise InputError("CONFIG", where, name, "is empty, as a variable of a script that was never set: null says that there is none")
     if key.choices and value is not None and value not in key.choices:
         close = nearest(str(value), key.choices)
         meant = f"; {close}" if close.startswith("did you mean") else ""

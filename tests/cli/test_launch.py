@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 from training_world import data_folder, events_of, words
 
-from lgdlm.cli.launch import LEAVE, PATIENCE, POLL, environment, verdict, wait
+from lgdlm.cli.launch import LEAVE, POLL, environment, verdict, wait
 from lgdlm.errors import PeerLost
 from lgdlm.training.checkpoint import checkpoints_of
-from lgdlm.training.peers import BEAT, GRACE, SILENCE
+from lgdlm.training.peers import BEAT, FAILURES, GRACE, SILENCE, unpacked
 
 LIMIT = 30.0  # seconds, of the contract
 
@@ -27,19 +28,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Launched:
-    """The command, once its run has a log line of step 5; `ranks` are the processes that train."""
+    """The command, once its run has `lines` in its log, or 0: as soon as its two ranks are there; `ranks` are the processes that train."""
 
-    def __init__(self, command: list[str], run: Path):
+    def __init__(self, command: list[str], run: Path, lines: int):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
         self.stderr = self.process.stderr
         log, last = run / "training_log.jsonl", time.monotonic() + 170
-        while not (log.exists() and log.read_text().count("\n") >= 5):
+        while len(children_of(self.process.pid)) < 2 if lines == 0 else not (log.exists() and log.read_text().count("\n") >= lines):
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < last
             time.sleep(0.05)
-        self.ranks = sorted(children_of(self.process.pid), key=lambda pid: int(variable(pid, "RANK")))
+        self.ranks = sorted(children_of(self.process.pid))
+        if lines:  # by then each knows its own
+            self.ranks.sort(key=lambda pid: int(variable(pid, "RANK")))
 
     def all_end(self) -> bool:
         """Whether within the limit every process is gone."""
@@ -53,7 +56,15 @@ class Launched:
 
 
 def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [int(place.name) for place in Path("/proc").glob("[0-9]*") if stat_of(int(place.name))[1:2] == [str(parent)]]
+
+
+def stat_of(pid: int) -> list[str]:
+    """State, parent, ... of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def variable(pid: int, name: str) -> str:
@@ -62,19 +73,16 @@ def variable(pid: int, name: str) -> str:
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return stat_of(pid)[:1] not in ([], ["Z"])
 
 
 @pytest.fixture
 def start(data: Path, tmp_path: Path) -> Iterator[object]:
     started: list[Launched] = []
 
-    def launched(*prefix: str, more: tuple[str, ...] = ()) -> Launched:
+    def launched(*prefix: str, more: tuple[str, ...] = (), lines: int = 5) -> Launched:
         own = words(data, tmp_path, "training.num_train_steps=100000", "logging.eval_freq=1000000", *more)
-        started.append(Launched([*(prefix or (sys.executable, "-m", "lgdlm")), *own], tmp_path / "run"))
+        started.append(Launched([*(prefix or (sys.executable, "-m", "lgdlm")), *own], tmp_path / "run", lines))
         return started[-1]
 
     yield launched
@@ -97,6 +105,46 @@ def test_who_is_killed_takes_all_along(killed: str, code: int, start: object, tm
     said = job.process.communicate()[1].splitlines()
     assert len(said) == 1
     assert said[0].startswith("error: E_PEER_LOST")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("killed", [pytest.param("rank 0", marks=pytest.mark.nightly), "rank 1", "launcher"])
+@pytest.mark.parametrize("later", [pytest.param(seconds, marks=pytest.mark.nightly if seconds else ()) for seconds in (0.0, 1.0, 2.0, 4.0)])
+def test_who_is_killed_while_the_job_starts_takes_all_along(killed: str, later: float, start: object) -> None:
+    """The others are still on their way, and would wait for it there."""
+    job = start(more=("training.nproc=2",), lines=0)  # type: ignore[operator]
+    time.sleep(later)
+    os.kill(job.process.pid if killed == "launcher" else job.ranks[int(killed[-1])], signal.SIGKILL)
+    assert job.all_end(), "somebody is left"
+    assert job.process.returncode == (-signal.SIGKILL if killed == "launcher" else 7)
+    if killed != "launcher":
+        (said,) = job.process.communicate()[1].splitlines()
+        assert said.startswith(f"error: E_PEER_LOST {killed} process: ended")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_job_that_was_stopped_goes_on(start: object, tmp_path: Path) -> None:
+    """Ctrl-Z for longer than a rank may be silent, and `fg`."""
+    job = start(more=("training.nproc=2",))  # type: ignore[operator]
+    job.process.send_signal(signal.SIGTSTP)
+    everybody, last = [job.process.pid, *job.ranks], time.monotonic() + LIMIT
+    while {stat_of(pid)[0] for pid in everybody} != {"T"}:
+        assert time.monotonic() < last
+        time.sleep(0.05)
+    log = tmp_path / "run/training_log.jsonl"
+    before = log.read_text().count("\n")
+    time.sleep(SILENCE + 2 * BEAT)
+    assert log.read_text().count("\n") == before
+    job.process.send_signal(signal.SIGCONT)
+    last = time.monotonic() + LIMIT
+    while log.read_text().count("\n") < before + 50:
+        assert time.monotonic() < last
+        assert job.process.poll() is None
+        time.sleep(0.05)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.all_end()
+    assert job.process.returncode == 143
 
 
 @pytest.mark.nightly
@@ -125,11 +173,11 @@ def test_a_signal_to_the_launcher_saves(number: int, code: int, start: object, t
 
 @pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("killed", ["rank 1", "launcher"])
-def test_torchrun_starts_it_and_its_end_is_ours(killed: str, start: object) -> None:
+@pytest.mark.parametrize("ended", ["rank 1", "rank 1, frozen", "launcher"])
+def test_torchrun_starts_it_and_its_end_is_ours(ended: str, start: object) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "lgdlm"]
     job = start(*torchrun)  # type: ignore[operator]
-    os.kill(job.ranks[1] if killed == "rank 1" else job.process.pid, signal.SIGKILL)
+    os.kill(job.process.pid if ended == "launcher" else job.ranks[1], signal.SIGSTOP if ended.endswith("frozen") else signal.SIGKILL)
     assert job.all_end(), "somebody is left"
     assert job.process.returncode != 0
     assert "E_PEER_LOST" in job.process.communicate()[1]
@@ -160,27 +208,68 @@ class Rank:
         self.killed = True
 
 
-def test_a_rank_that_never_ends_is_killed_soon_after_another_said_that_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only after another has ended: that one waits for it first, and both together are more than the contract allows."""
+class Store:
+    """Where ranks say that they fail."""
+
+    def __init__(self, *failing: int):
+        self.values = {f"failure/{rank}": "" for rank in failing}
+        self.count = len(failing)
+
+    def add(self, name: str, number: int) -> int:
+        assert name == FAILURES
+        self.count += number
+        return self.count
+
+    def check(self, names: list[str]) -> bool:
+        return all(name in self.values for name in names)
+
+    def set(self, name: str, value: str) -> None:
+        self.values[name] = value
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lgdlm.cli.launch.LEAVE", 0.2)
     monkeypatch.setattr("lgdlm.cli.launch.POLL", 0.01)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_rank_that_never_ends_is_killed_soon_after_another_said_that_it_fails() -> None:
+    """Not only after another has ended: that one waits for it first, and both together are more than the contract allows."""
     frozen = Rank(None)
-    wait([Rank(None), frozen], lambda: True)  # type: ignore[list-item]
+    assert wait([Rank(None), frozen], Store(0)) is None  # type: ignore[list-item,arg-type]
     assert frozen.killed
 
 
-def test_nobody_is_killed_while_nobody_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lgdlm.cli.launch.LEAVE", 0.0)
-    monkeypatch.setattr("lgdlm.cli.launch.POLL", 0.001)
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("code", "told"), [(-signal.SIGKILL, 7), (1, 1)])
+def test_of_a_rank_that_ends_without_a_word_the_others_are_told(code: int, told: int) -> None:
+    """They may still be on their way to the store, and would wait there for one that will not come."""
+    store, waiting = Store(), Rank(None)
+    assert wait([waiting, Rank(3, code)], store) == 1  # type: ignore[list-item,arg-type]
+    assert store.count == 1
+    assert unpacked(json.loads(store.values["failure/1"]), 1).exit_code == told
+    assert waiting.killed
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_a_rank_said_itself_is_not_said_for_it() -> None:
+    store = Store(1)
+    assert wait([Rank(5, 2), Rank(2, 2)], store) == 1  # type: ignore[list-item,arg-type]
+    assert (store.count, store.values["failure/1"]) == (1, "")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_nobody_is_killed_while_nobody_fails() -> None:
     ranks = [Rank(30), Rank(60)]
-    wait(ranks, lambda: False)  # type: ignore[arg-type]
+    assert wait(ranks, Store()) is None  # type: ignore[arg-type]
     assert not any(rank.killed for rank in ranks)
 
 
 def test_a_lost_rank_is_gone_within_the_limit() -> None:
     """The longest way there is: it is missed, its watcher says so, the launcher ends it."""
     assert 2 * BEAT + SILENCE + LEAVE + POLL < LIMIT
-    assert BEAT + GRACE < LEAVE < PATIENCE < LIMIT
+    assert BEAT + GRACE < LEAVE
 
 
 @pytest.mark.parametrize(
@@ -191,11 +280,20 @@ def test_the_job_ends_with_what_a_rank_ended_with(codes: list[int], code: int) -
     assert verdict(codes) == code
 
 
-@pytest.mark.parametrize(("codes", "code"), [([-9, 7], 7), ([0, 7], 7), ([-9, 3], 3)])
-def test_where_the_lead_cannot_speak_the_launcher_does(codes: list[int], code: int) -> None:
+@pytest.mark.parametrize(
+    ("codes", "first", "code", "said"),
+    [
+        ([-9, 7], 0, 7, "rank 0 process: ended by SIGKILL"),
+        ([0, 7], 1, 7, "rank 1 process: ended by exit code 7"),
+        ([-9, 3], 1, 3, "rank 1 process: ended by exit code 3"),
+        ([-9, -9], None, 7, "rank 0 process: ended by SIGKILL"),
+    ],
+)
+def test_where_the_lead_cannot_speak_the_launcher_does(codes: list[int], first: int | None, code: int, said: str) -> None:
     with pytest.raises(PeerLost) as lost:
-        verdict(codes)
+        verdict(codes, first=first)
     assert lost.value.exit_code == code
+    assert said in lost.value.line()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 
 from lgdlm.cli.compose import shipped_configs
 
-ROOM = 3 << 30  # bytes that all tests together may add to what is mapped
-PATIENCE = 120  # seconds after which a test counts as hung: a FIFO that was opened, a bomb that went off
+ROOM = 3 << 30  # bytes that the tests of a file together may add to what is mapped
+PATIENCE = 300  # seconds after which a test counts as hung: a FIFO that was opened, a bomb that went off
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +36,12 @@ def patience() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def room() -> Iterator[None]:
-    """What takes memory without end fails with MemoryError, long before the machine feels it."""
+    """What takes memory without end fails with MemoryError, long before the machine feels it.
+
+    For these tests alone, and the processes that they start: others of the same process may need more.
+    """
     mapped = Path("/proc/self/statm")
     if not mapped.exists():  # only Linux says how much is mapped
         yield
@@ -51,10 +54,13 @@ def room() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.fixture(autouse=True, scope="session")
+HELD: dict[tuple[str, ...], DictConfig] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
 def composed_once() -> Iterator[None]:
     """Composing a configuration takes longer than everything else here, and most tests compose the same one."""
-    compose, held = hydra.compose, dict[tuple[str, ...], DictConfig]()
+    compose, held = hydra.compose, HELD
 
     def remembered(config_name: str, overrides: list[str]) -> DictConfig:
         key = (config_name, *overrides)

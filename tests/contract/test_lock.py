@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import tomllib
+from contract.harness import PROJECT as ROOT
+from contract.harness import tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
 ENTRY = re.compile(r"^([A-Za-z0-9._-]+==[^ \\]+(?: ; [^\\]+?)?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 LEFT_OUT = {"torch", "lgdlm"}  # the machine's own build, and the product
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoder_world import TEXTS, save_model, sonar_encoder
+from encoder_world import TEXTS, WORDS, save_model, sonar_encoder
 
 from lgdlm.data.encoder import batches_by_length, load_encoder
 from lgdlm.data.encoder_family import FAMILIES, detect_family, resolve_recipe
@@ -100,6 +100,23 @@ def test_a_vector_does_not_depend_on_its_batch(architecture, tmp_path):
     small = load_encoder(folder, family=family, dtype="float32", max_tokens=16)
     order = [3, 0, 4, 1, 2]
     assert np.abs(small.encode([TEXTS[i] for i in order]) - together[order]).max() < 1e-5
+
+
+def test_a_vector_does_not_depend_on_the_number_of_threads(tmp_path):
+    """To the bit: threads that share a sum would round it differently, and a folder prepared elsewhere would have other hashes."""
+    encoder = load_encoder(save_model(tmp_path, "bert"), family="e5", dtype="float32", max_tokens=400)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(2, 30))) for _ in range(240)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(encoder.encode(texts))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("name", POOLINGS)

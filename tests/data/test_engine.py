@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lgdlm.data.engine import ENGINES
 from lgdlm.data.staging import CACHE
 from lgdlm.errors import InputError, PeerLost
 
-RAY = pytest.param("ray", marks=pytest.mark.nightly)
+NIGHTLY_RAY = pytest.param("ray", marks=pytest.mark.nightly)
 TASKS = [{"x": x} for x in range(20)]
 
 
@@ -36,11 +37,6 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
 
 
-def needs(engine: str) -> None:
-    if engine == "ray":
-        pytest.importorskip("ray", reason="engine=ray needs the extra lgdlm[ray]")
-
-
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, Path | None]:
     """Latents for the 240 texts, so that nothing is encoded."""
@@ -48,11 +44,10 @@ def given(tmp_path: Path) -> dict[str, Path | None]:
     return {"latents": tmp_path / "latents.npy", "encoder": None}
 
 
-@pytest.mark.parametrize("engine", ["local", RAY])
-def test_results_come_in_the_order_of_the_tasks_from_several_workers(engine: str) -> None:
-    needs(engine)
+@pytest.mark.parametrize("engine", ["local", NIGHTLY_RAY])
+def test_results_come_in_the_order_of_the_tasks_from_several_workers(engine: str, tmp_path: Path) -> None:
     with ENGINES[engine](2) as workers:
-        results = list(workers.map(Square(), TASKS))
+        results = list(workers.map(Square(meet=str(tmp_path)), TASKS))
         assert [int(result["square"]) for result in results] == [x * x for x in range(20)]
         processes = {int(result["process"]) for result in results}
         assert len(processes) == 2
@@ -60,19 +55,19 @@ def test_results_come_in_the_order_of_the_tasks_from_several_workers(engine: str
         assert list(workers.map(Square(), [])) == []
 
 
-@pytest.mark.parametrize("engine", ["local", RAY])
+@pytest.mark.parametrize("engine", ["local", NIGHTLY_RAY])
 def test_an_error_of_ours_arrives_as_it_was_at_its_task(engine: str) -> None:
-    needs(engine)
     seen: list[int] = []
     with ENGINES[engine](2) as workers, pytest.raises(InputError) as refused:
         seen.extend(int(result["square"]) for result in workers.map(Square(bad=13), TASKS))
     assert refused.value.line() == "error: E_BAD_TEXT text id 13: is refused; leave it out"
     assert seen == [x * x for x in range(13)]
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("StreamingExecutor", "Prefetcher", "iter_threaded"))]
+    assert left == [], "a thread that asks a Ray which is gone ends the process"
 
 
-@pytest.mark.parametrize("engine", ["local", RAY])
+@pytest.mark.parametrize("engine", ["local", NIGHTLY_RAY])
 def test_a_worker_that_dies_is_a_lost_peer(engine: str) -> None:
-    needs(engine)
     with ENGINES[engine](2) as workers, pytest.raises(PeerLost) as lost:
         list(workers.map(Square(deadly=7), TASKS[:12]))
     assert lost.value.exit_code == 7
@@ -97,11 +92,10 @@ def test_without_ray_the_error_says_what_to_install(
     assert error == "error: E_MISSING_PACKAGE ray prepare.engine: engine=ray needs it; run: pip install lgdlm[ray]"
 
 
-@pytest.mark.parametrize("engine", ["local", RAY])
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_tokens_are_the_same_whoever_makes_them(
     engine: str, texts: Path, tmp_path: Path, given: dict[str, Path | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs(engine)
     prepare_bytes(texts, tmp_path / "one", **given)
     monkeypatch.setattr("lgdlm.data.selection.BATCH", 32)  # several tasks
     prepare_bytes(texts, tmp_path / "two", **given, engine=engine, num_workers=2)
@@ -120,9 +114,8 @@ def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object
     return {"path": tmp_path / "words.txt", "encoder": model, "family": "e5", "encoder_options": {"dtype": "float32"}}
 
 
-@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.nightly), RAY])
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.nightly), "ray"])
 def test_vectors_are_the_same_whoever_makes_them(engine: str, tmp_path: Path, encoded: dict[str, object]) -> None:
-    needs(engine)
     options = dict(encoded)
     texts = options.pop("path")
     one = prepare_bytes(texts, tmp_path / "one", **options)

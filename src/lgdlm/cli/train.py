@@ -13,9 +13,10 @@ from lgdlm.errors import CheckpointError, InputError
 from lgdlm.training.assemble import UNLIMITED_STEPS, Assembly, assemble
 from lgdlm.training.backbone import starts_from_scratch
 from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint, newest_whole_before, verify_checkpoint
-from lgdlm.training.distributed import ALONE, World, world_of
+from lgdlm.training.distributed import ALONE, World
 from lgdlm.training.follower import Follower, directory_of
 from lgdlm.training.global_batch import recorded
+from lgdlm.training.joining import world_of
 from lgdlm.training.loop import Metrics, train
 from lgdlm.training.run import RunDirectory
 from lgdlm.training.signals import Interrupted

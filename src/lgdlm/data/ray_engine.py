@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from lgdlm.data.engine import Engine, Task, Work
 from lgdlm.errors import InputError, LgdlmError, PeerLost
 
 ATTEMPTS = 3
+ENDING = 60.0  # seconds that an execution has to end
 NUMBER = "task_number"
 REMEDY = "repeat the command: it goes on where it stopped"
 BLOCKS_PER_WORKER = 64  # tasks travel in at most so many blocks a worker: a cluster's bookkeeping is by the block
@@ -49,7 +51,7 @@ class RayEngine:
         pool = ray.data.TaskPoolStrategy(size=workers)
         attempts = ray.remote(num_cpus=0)(Attempts).remote()
         try:
-            for row in items.map(partial(_answer, work, attempts), compute=pool).iter_rows():
+            for row in _rows(items.map(partial(_answer, work, attempts), compute=pool)):
                 if row["error"]:
                     kind, *words = json.loads(row["error"])
                     raise getattr(errors, kind)(*words)
@@ -59,6 +61,19 @@ class RayEngine:
         except ray.exceptions.RayError as failure:
             message = f"Ray lost a worker or could not start one ({type(failure).__name__}); {REMEDY}"
             raise PeerLost("WORKER_LOST", "ray", "prepare.engine", message) from failure
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows in order, fetched by this thread alone.
+
+    The iterators of Ray Data fetch in threads of their own; where reading stops early, those outlive Ray and end this process.
+    """
+    import ray
+    from ray.data.block import BlockAccessor
+
+    for bundle in dataset.iter_internal_ref_bundles():
+        for reference in bundle.block_refs:
+            yield from BlockAccessor.for_block(ray.get(reference)).iter_rows(public_row_format=True)
 
 
 class Attempts:
@@ -114,5 +129,14 @@ def ray_engine(workers: int) -> Iterator[Engine]:
     try:
         yield RayEngine(workers)
     finally:
+        _end_executions()
         if ours:
             ray.shutdown()
+
+
+def _end_executions() -> None:
+    """Stop what Ray Data still runs, and wait for its threads: one that asks a Ray which is gone ends this process, unsaid."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor") and hasattr(thread, "shutdown"):
+            thread.shutdown(force=True)
+            thread.join(timeout=ENDING)

@@ -10,24 +10,17 @@ all: training alone is the same arithmetic, without a branch of its own.
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lgdlm.errors import InputError, LgdlmError, PeerLost
-from lgdlm.training.peers import JOB, SILENCE, Watch, packed, unpacked
+from lgdlm.errors import LgdlmError
+from lgdlm.training.peers import Watch, packed, unpacked
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # of a collective: longer than any checkpoint takes; who is gone is noticed by `Watch`
-JOINING = timedelta(minutes=10)  # until every rank is there
-VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -125,93 +118,3 @@ class World:
 
 
 ALONE = World()
-
-
-@contextmanager
-def world_of(environment: Mapping[str, str]) -> Iterator[World]:
-    """The world that the environment tells of, joined for the length of the block.
-
-    Raises InputError (ENVIRONMENT) where it tells only half, PeerLost where another rank is gone, and what another rank ended with.
-    """
-    if environment.get("WORLD_SIZE", "1") == "1":
-        yield ALONE
-        return
-    rank, size = _place(environment)
-    watch = None
-    try:
-        watch, world = _join(environment, rank, size)
-        yield world
-        world.barrier()
-        _leave()
-    except BaseException as problem:
-        if watch is None:
-            raise _not_joined(problem) from problem
-        if (broken := _broken(problem)) is not None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # a launcher's, for the same reason: this rank is ending
-            problem = watch.blame(broken)
-        watch.post(problem)
-        raise problem
-    finally:
-        if watch is not None:
-            watch.stop()
-
-
-def _broken(problem: BaseException | None) -> RuntimeError | None:
-    """The broken connection that an exception is, or was raised in the face of (a signal while ending).
-
-    Torch raises a kind of its own for some backends and a plain RuntimeError for gloo.
-    """
-    import torch.distributed as dist
-
-    while problem is not None and not isinstance(problem, LgdlmError):
-        words = ("gloo", "NCCL", "onnection closed")
-        if isinstance(problem, RuntimeError) and (isinstance(problem, dist.DistError) or any(word in str(problem) for word in words)):
-            return problem
-        problem = problem.__context__
-    return None
-
-
-def _place(environment: Mapping[str, str]) -> tuple[int, int]:
-    if absent := [name for name in VARIABLES if not environment.get(name)]:
-        message = f"WORLD_SIZE is set and {', '.join(absent)} not: start with torchrun, or with training.nproc"
-        raise InputError("ENVIRONMENT", "environment", absent[0], message)
-    try:
-        rank, size, _, _ = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
-        if not 0 <= rank < size:
-            raise ValueError(f"rank {rank} of {size}")
-    except ValueError as wrong:
-        raise InputError("ENVIRONMENT", "environment", "RANK", f"RANK and WORLD_SIZE make no sense: {wrong}") from wrong
-    return rank, size
-
-
-def _join(environment: Mapping[str, str], rank: int, size: int) -> tuple[Watch, World]:
-    import torch.distributed as dist
-
-    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by the launcher; otherwise rank 0 does
-
-    def connect(master: bool, patience: timedelta) -> dist.Store:
-        store = dist.TCPStore(host, port, size, master, timeout=patience, wait_for_workers=False)
-        return dist.PrefixStore(f"{JOB}/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-
-    store = connect(rank == 0 and not hosted, JOINING)
-    watch = Watch(connect(False, timedelta(seconds=SILENCE)), rank, size, os.getppid() if hosted else None)
-    watch.start()
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    return watch, World(rank, size, watch)
-
-
-def _leave() -> None:
-    import torch.distributed as dist
-
-    dist.destroy_process_group()
-
-
-def _not_joined(problem: BaseException) -> BaseException:
-    if isinstance(problem, RuntimeError):
-        return PeerLost("PEER_LOST", "job", "store", f"the other processes cannot be reached ({str(problem).strip().splitlines()[0]})")
-    return problem

@@ -1,12 +1,14 @@
 """Whether the others are still there: a thread beside the training that notices what would otherwise be waited for in vain.
 
     beat       each rank counts up its own number in the job's store once a second, and reads that of the next rank: a count that has
-               not moved for SILENCE seconds is a rank that is frozen, or behind a dead network
+               not moved for SILENCE seconds is a rank that is frozen, or behind a dead network; on this machine it is killed
     failure    a rank that ends with an error says so in the store before it goes; the others then end with the same code
     parent     the launcher started us; when somebody else is our parent, it is gone
 
 A rank that is killed closes its connections, so what waits for it fails at once; this thread is for everything that does not. It gives
 the training GRACE seconds to end by itself and then ends the process: a collective that waits for a dead peer cannot be interrupted.
+
+Silence is counted in seconds that this process was awake. A job that a batch system suspends as a whole misses nobody when it wakes.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from lgdlm import errors
 from lgdlm.errors import LgdlmError, PeerLost
+from lgdlm.training import sibling
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
 BEAT, SILENCE, GRACE = 1.0, 16.0, 6.0  # seconds; a lost peer ends the job within their sum
+NAP = 5.0  # seconds between two beats that still count as silence: what takes longer was sleep
 JOB, FAILURES = "lgdlm", "failures"  # of the store: whose it is, and how many ranks have said that they fail
 ASKED = 2.0  # seconds in which the reason of a broken connection may still be posted
 
@@ -33,7 +37,8 @@ class PeerEnded(PeerLost):
     """Another rank ended with `exit_code`, and so does this one."""
 
     def __init__(self, rank: int, exit_code: int, reason: str):
-        super().__init__("PEER_ENDED", f"rank {rank}", "process", reason)
+        code = "PEER_LOST" if exit_code == PeerLost.exit_code else "PEER_ENDED"
+        super().__init__(code, f"rank {rank}", "process", f"{reason}; go on with training.resume=auto")
         self.exit_code = exit_code
 
 
@@ -55,12 +60,16 @@ def unpacked(value: dict[str, Any], rank: int) -> LgdlmError:
     return PeerEnded(rank, value["code"], f"ended ({value['reason']})")
 
 
+def launcher_gone(rank: int) -> PeerLost:
+    return PeerLost("PEER_LOST", f"rank {rank}", "launcher", "the process that started this one is gone; go on with training.resume=auto")
+
+
 class Watch:
     """The thread of rank `rank` of `size`. `store` is a connection of its own; `parent` the launcher's process id, None: there is none."""
 
     def __init__(self, store: Store, rank: int, size: int, parent: int | None):
         self.store, self.rank, self.size, self.parent = store, rank, size, parent
-        self._ended, self._found = threading.Event(), threading.Event()
+        self._ended = threading.Event()
         self._problem: LgdlmError | None = None
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
 
@@ -96,26 +105,40 @@ class Watch:
         return self._problem or PeerLost("PEER_LOST", f"rank {self.rank}", "peer", f"another process of the job is gone ({line[0]})")
 
     def _run(self) -> None:
-        seen, since = -1, time.monotonic()
+        seen, silent, last = -1, 0.0, time.monotonic()
         watched = (self.rank + 1) % self.size
         while not self._ended.wait(BEAT):
+            now = time.monotonic()
+            awake, last = min(now - last, NAP), now
             problem: LgdlmError | None = None
             if self.parent is not None and os.getppid() != self.parent:
-                problem = PeerLost("PEER_LOST", f"rank {self.rank}", "launcher", "the process that started this one is gone")
+                problem = launcher_gone(self.rank)
             else:
                 try:
+                    if seen == -1:
+                        self.store.set(f"place/{self.rank}", sibling.whereabouts())
                     self.store.add(f"beat/{self.rank}", 1)
                     problem, count = self._posted(), self.store.add(f"beat/{watched}", 0)
                 except RuntimeError as gone:
                     problem, count = PeerLost("PEER_LOST", f"rank {self.rank}", "store", f"the job's store is gone ({gone})"), seen
+                silent += awake
                 if count != seen or count == 0:  # 0: it has not begun, and its launcher would know
-                    seen, since = count, time.monotonic()
-                elif problem is None and time.monotonic() - since > SILENCE:
+                    seen, silent = count, 0.0
+                elif problem is None and silent > SILENCE:
                     problem = PeerLost("PEER_LOST", f"rank {watched}", "beat", f"has not been heard of for {SILENCE:.0f} s")
+                    self._end_frozen(watched)
             if problem is not None:
                 self._problem = problem
                 self._end(problem)
                 return
+
+    def _end_frozen(self, rank: int) -> None:
+        """Kill a rank that is not heard of, if it is on this machine: what waits for it fails at once then, and nobody is left behind."""
+        try:
+            if self.store.check([f"place/{rank}"]):
+                sibling.end(self.store.get(f"place/{rank}").decode())
+        except RuntimeError:
+            return
 
     def _posted(self) -> LgdlmError | None:
         """The failure of another rank: one of its own accord before one that followed from it."""
