@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -81,6 +82,7 @@ def run(command: str, folder: Path) -> tuple[int, str, str]:
     assert python == "python"
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     before, argv, path = Path.cwd(), sys.argv, list(sys.path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}  # a process that ends leaves them deaf
     os.chdir(folder)
     sys.argv, code = [script, *words], 0
     try:
@@ -91,6 +93,8 @@ def run(command: str, folder: Path) -> tuple[int, str, str]:
     finally:
         os.chdir(before)
         sys.argv, sys.path[:], progress._silent = argv, path, False
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return code, out.buffer.getvalue().decode(), err.getvalue()  # type: ignore[attr-defined]
 
 

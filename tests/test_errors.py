@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lgdlm.errors import LINE_BYTES, CheckpointError, Diverged, InputError, LgdlmError, LockedError, PeerLost, StorageError
+from lgdlm.errors import LINE_BYTES, CheckpointError, Diverged, InputError, LgdlmError, LockedError, PeerLost, Stopped, StorageError
 
-EXIT_CODES = {InputError: 2, CheckpointError: 3, LockedError: 4, StorageError: 5, Diverged: 6, PeerLost: 7}
+EXIT_CODES = {InputError: 2, CheckpointError: 3, LockedError: 4, StorageError: 5, Diverged: 6, PeerLost: 7, Stopped: 130}
 ANY = st.text(st.characters(codec=None), max_size=600)  # lone surrogates and control characters included
 CODES = st.from_regex(r"\A[A-Z][A-Z0-9_]{0,23}\Z")
 FIELDS = st.from_regex(r"\A[a-z_][a-z0-9_.]{0,79}\Z")

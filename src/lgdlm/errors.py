@@ -8,6 +8,12 @@ the class's code. An exception of any other type is a defect of ours and keeps i
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NoReturn
+
 LINE_BYTES = 300
 FIELD_BYTES = PLACE_BYTES = 48  # of a line whose preface takes the rest
 
@@ -73,10 +79,40 @@ class Diverged(LgdlmError):
     exit_code = 6
 
 
+class Stopped(LgdlmError):
+    """A signal ended a command; `field` is its name (exit 130 for SIGINT, 143 for SIGTERM)."""
+
+    exit_code = 128 + signal.SIGINT
+
+    def __init__(self, code: str, where: object, field: str, message: str, preface: str = ""):
+        super().__init__(code, where, field, message, preface)
+        if field in signal.Signals.__members__:
+            self.exit_code = 128 + signal.Signals[field]
+
+    @classmethod
+    def by(cls, number: int, where: object, message: str) -> Stopped:
+        """By signal `number`; `where` is what was stopped."""
+        return cls("INTERRUPTED", where, signal.Signals(number).name, message)
+
+
 class PeerLost(LgdlmError):
     """Another rank of the job is gone or does not answer (exit 7)."""
 
     exit_code = 7
+
+
+def speaks(environment: Mapping[str, str]) -> bool:
+    """Whether this process tells its errors: of the ranks of a job the lead does."""
+    return environment.get("RANK", "0") == "0" or environment.get("WORLD_SIZE", "1") == "1"
+
+
+def end_at_once(number: int) -> NoReturn:
+    """The end behind a second signal `number`: one line, and nothing that takes time. For signal handlers."""
+    line = Stopped.by(number, "command", "stopped at once; what was being written stands under a name that is never read").line()
+    if speaks(os.environ):
+        with suppress(OSError):  # nobody can read it: the code says it still
+            os.write(2, f"{line}\n".encode())
+    os._exit(128 + number)
 
 
 def _printable(text: str) -> str:

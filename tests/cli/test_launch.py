@@ -15,8 +15,8 @@ import pytest
 from training_world import data_folder, events_of, words
 
 from lgdlm.cli.launch import LEAVE, POLL, environment, verdict, wait
-from lgdlm.errors import PeerLost
-from lgdlm.training.checkpoint import checkpoints_of
+from lgdlm.errors import PeerLost, Stopped
+from lgdlm.training.naming import checkpoints_of
 from lgdlm.training.peers import BEAT, FAILURES, GRACE, SILENCE, unpacked
 
 LIMIT = 30.0  # seconds, of the contract
@@ -166,7 +166,8 @@ def test_a_signal_to_the_launcher_saves(number: int, code: int, start: object, t
     job.process.send_signal(number)
     assert job.all_end()
     assert job.process.returncode == code
-    assert job.process.communicate()[1] == ""
+    (line,) = job.process.communicate()[1].splitlines()
+    assert line.startswith("error: E_INTERRUPTED run ")
     (stopped,) = events_of(tmp_path / "run", "signal_received")
     assert checkpoints_of(tmp_path / "run")[-1].name == f"step_{stopped['step']:08d}"
 
@@ -297,10 +298,24 @@ def test_where_the_lead_cannot_speak_the_launcher_does(codes: list[int], first: 
 
 
 @pytest.mark.parametrize(
-    ("codes", "code"), [([-15, -15], 143), ([-15, 7], 143), ([143, 143], 143), ([7, -15], 143), ([0, 0], 0), ([5, 7], 5)]
+    ("codes", "code", "spoke"),
+    [
+        ([-15, -15], 143, False),
+        ([-15, 7], 143, False),
+        ([143, 143], 143, True),
+        ([7, -15], 143, True),
+        ([0, 0], 0, True),
+        ([5, 7], 5, True),
+    ],
 )
-def test_a_signal_that_meets_ranks_which_cannot_say_so_yet(codes: list[int], code: int) -> None:
-    assert verdict(codes, [signal.SIGTERM]) == code
+def test_a_signal_that_meets_ranks_which_cannot_say_so_yet(codes: list[int], code: int, spoke: bool) -> None:
+    """Where the lead could not speak, the launcher does."""
+    if spoke:
+        assert verdict(codes, [signal.SIGTERM]) == code
+        return
+    with pytest.raises(Stopped) as stopped:
+        verdict(codes, [signal.SIGTERM])
+    assert stopped.value.exit_code == code
 
 
 def test_a_rank_is_told_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

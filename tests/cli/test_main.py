@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from lgdlm.cli.__main__ import main
+from lgdlm.cli.__main__ import Terminated, main
 from lgdlm.cli.commands import COMMANDS, parse
 from lgdlm.config import Config
 from lgdlm.errors import CheckpointError, Diverged, InputError, LockedError, PeerLost, StorageError
@@ -76,9 +76,17 @@ def test_a_failure_is_one_line_and_one_code(command, capsys, problem, code):
     assert said.err.rstrip("\n").isprintable()
 
 
-def test_an_interrupt_is_130_without_words(command, capsys):
-    assert command(raises(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(("problem", "code", "name"), [(KeyboardInterrupt(), 130, "SIGINT"), (Terminated(), 143, "SIGTERM")])
+def test_a_signal_is_one_line_and_its_code(command, capsys, problem, code, name):
+    assert command(raises(problem)) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: E_INTERRUPTED command {name}: ")
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")])
+def test_what_does_not_fit_says_what_to_lower(command, capsys, problem):
+    assert command(raises(problem)) == 2
+    assert "E_MEMORY machine memory: there is not enough for this; lower training.train_batch_size" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback_and_still_ends_in_the_line(command, capsys):
@@ -96,6 +104,9 @@ def test_a_defect_keeps_its_traceback_in_the_file_it_names(command, capsys):
 
 def test_only_the_first_rank_speaks(command, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    assert command(raises(InputError("X", "a", "b", "c"))) == 2
+    assert capsys.readouterr().err != "", "a number that stands in the environment without a job makes nobody silent"
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert command(raises(InputError("X", "a", "b", "c"))) == 2
     assert capsys.readouterr().err == ""
 

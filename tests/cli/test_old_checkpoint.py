@@ -14,7 +14,7 @@ from lgdlm.cli import progress
 from lgdlm.cli.__main__ import main
 from lgdlm.data.vocabulary_tokenizer import byte_tokenizer
 from lgdlm.models.pretrained_layout import Sizes
-from lgdlm.training.checkpoint import find_checkpoint
+from lgdlm.training.naming import find_checkpoint
 from lgdlm.training.restore import restore
 from lgdlm.training.weights import weights_of
 

@@ -110,14 +110,19 @@ def retold(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
     return damage
 
 
-def tensors(change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Callable[[Path], None]:
-    """Other tensors, with hashes that agree."""
+def tensors(
+    change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors", own_hash: bool = True
+) -> Callable[[Path], None]:
+    """Other tensors, with hashes that agree; without `own_hash` the manifest's hash of itself is what it was."""
 
     def damage(checkpoint: Path) -> None:
-        held = load_file(checkpoint / name)
+        held, before = load_file(checkpoint / name), json.loads((checkpoint / "manifest.json").read_text())["sha256"]
         change(held)
         save_file(held, checkpoint / name)
         sealed(checkpoint)
+        if not own_hash:
+            manifest = json.loads((checkpoint / "manifest.json").read_text())
+            (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "sha256": before}))
 
     return damage
 
@@ -170,7 +175,8 @@ def resealed(damage: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 MEAN, MASK = "latent_mean", "denoiser.embedding.mask"
-M, C, S = "model.safetensors", "config.yaml", "state.json"
+M, C, S, E, OPT = "model.safetensors", "config.yaml", "state.json", "ema.safetensors", "optimizer.safetensors"
+MOMENT = f"{MASK}|exp_avg"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9))
 GREEDY = {"hidden_size": 1 << 20}
 
@@ -200,6 +206,7 @@ CHECKPOINTS: dict[str, Fixture] = {
     ),
     "a manifest of 2 ** 60 bytes": Fixture(retold(lambda m: m["files"][M].update(bytes=1 << 60)), M, heavy=True),
     "a manifest of another step": Fixture(retold(lambda m: m.update(step=3)), S),
+    "a manifest of more processes": Fixture(retold(lambda m: m.update(world_size=2)), S),
     "a manifest without a step": Fixture(retold(lambda m: m.pop("step")), "manifest.json"),
     "a header that claims 2 ** 63 bytes": Fixture(lie(M, lambda d: struct.pack("<Q", 1 << 63) + d[8:]), M, heavy=True),
     "a header that claims 1 GiB": Fixture(lie(M, lambda d: struct.pack("<Q", GIB) + d[8:]), M, heavy=True),
@@ -219,6 +226,20 @@ CHECKPOINTS: dict[str, Fixture] = {
     "integers for weights": Fixture(tensors(lambda t: t.update({MASK: t[MASK].long()})), MASK),
     "NaN in the weights": Fixture(tensors(lambda t: t[MASK].fill_(float("nan"))), MASK),
     "infinity in the averages": Fixture(tensors(lambda t: t[MASK].fill_(float("inf")), "ema.safetensors"), MASK),
+    **{
+        f"a {what} that an outsider wrote into {name}": Fixture(tensors(change, name, own_hash=False), key)
+        for name, key in ((M, MASK), (E, MASK), (OPT, MOMENT))
+        for what, change in (
+            ("shape", lambda t, key=key: t.update({key: torch.zeros(17)})),
+            ("NaN", lambda t, key=key: t[key].fill_(float("nan"))),
+            ("type", lambda t, key=key: t.update({key: t[key].long()})),
+        )
+    },
+    "a moment of no parameter": Fixture(tensors(lambda t: t.update({"more|exp_avg": t.pop(MOMENT)}), OPT), "more"),
+    "a moment of another shape": Fixture(tensors(lambda t: t.update({MOMENT: torch.zeros(17)}), OPT), MASK),
+    "a moment of integers": Fixture(tensors(lambda t: t.update({MOMENT: t[MOMENT].long()}), OPT), MASK),
+    "a step of many numbers": Fixture(tensors(lambda t: t.update({f"{MASK}|step": torch.zeros(2)}), OPT), MASK),
+    "averages of integers": Fixture(tensors(lambda t: t.update({MASK: t[MASK].long()}), E), MASK),
     "no statistics": Fixture(tensors(lambda t: t.pop(MEAN)), MEAN),
     "statistics of another width": Fixture(tensors(lambda t: t.update({MEAN: torch.zeros(5)})), C),
     "a pickle for weights": Fixture(lie(M, lambda d: b"\x80\x04N."), M),

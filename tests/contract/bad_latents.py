@@ -132,6 +132,15 @@ LATENTS: dict[str, Fixture] = {
     "in both splits": Fixture(
         lambda w: [np.save(w.latent(1, s), np.full(DIM, np.nan)) for s in ("train", "validation")], "NAN_LATENT", "validation_001"
     ),
+    "of another width in all of the validation split": Fixture(
+        lambda w: [np.save(w.latent(i, "validation"), np.arange(5.0)) for i in range(4)], "LATENT_DIM", "validation_002"
+    ),
+    "of a wider one in all of the train split": Fixture(
+        lambda w: [np.save(w.latent(i), np.arange(7.0)) for i in range(12)], "LATENT_DIM", "train_011"
+    ),
+    "of as many widths as samples": Fixture(
+        lambda w: [np.save(w.latent(i), np.arange(9.0 + i)) for i in range(12)], "LATENT_DIM", "train_011"
+    ),
     "of another width throughout": Fixture(
         lambda w: [np.save(p, np.arange(9.0)) for p in w.latent_dir.rglob("*.npy")], "LATENT_DIM", "got 9"
     ),

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -37,7 +38,8 @@ def test_a_signal_saves_the_step_and_a_lock_keeps_others_out(adapter: Adapter, p
         assert str(process.pid) in second.line
         process.send_signal(number)
         outcome = Outcome(process.wait(60), *process.communicate())
-        assert outcome.ended(code).err.splitlines()[-1].startswith("stopped by ")
+        name = signal.Signals(number).name
+        assert outcome.ended(code).line.startswith(f"error: E_INTERRUPTED {run} {name}: stopped behind step ")
         log = [line["step"] for line in jsonl(run / "training_log.jsonl")]
         assert log == list(range(1, len(log) + 1))
         assert (run / "latest").read_text() == f"step_{log[-1]:08d}"
@@ -68,7 +70,7 @@ def test_a_signal_outside_the_loop_ends_at_once(
         outcome = adapter.call("check", tmp_path, **pristine.values)
     finally:
         signal.signal(signal.SIGINT, keyboard)
-    assert (outcome.code, outcome.err) == (code, "")
+    assert (outcome.code, outcome.kind) == (code, "INTERRUPTED")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -207,3 +209,41 @@ def test_quiet_is_quiet(adapter: Adapter, pristine: World, trained: Path, tmp_pa
         [*words, "--quiet"], cwd=tmp_path, env=adapter.environment(tmp_path / "home"), capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
+def test_a_signal_behind_the_end_changes_nothing(pristine: World, adapter: Adapter, tmp_path: Path, number: int, code: int) -> None:
+    """Taking an interpreter apart lasts; meanwhile the result is there, and the exit code is decided."""
+    words = adapter.words("check", **pristine.values)[3:]
+    late = (
+        f"import os, sys\nsys.argv = {['lgdlm', *words]!r}\nfrom lgdlm.cli.__main__ import main\n"
+        f"code = main()\nos.kill(os.getpid(), {int(number)})\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("error:")) == (code, 0), done.stderr
+    assert "no problems" in done.stdout
+
+
+def test_a_second_signal_is_told_in_one_line(pristine: World, adapter: Adapter, tmp_path: Path) -> None:
+    """Whenever it comes: while the first one's step is saved, while the process tidies up, or behind that."""
+    for gap in (0.0, 0.02, 0.05, 0.1):
+        folder = tmp_path / str(gap)
+        folder.mkdir()
+        process = adapter.start("resume", folder, run=folder / "run", **{**pristine.values, **LONG})
+        wait_for_step(folder / "run", 3)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(gap)
+        process.send_signal(signal.SIGTERM)
+        outcome = Outcome(process.wait(60), *process.communicate())
+        assert outcome.ended(143).kind == "INTERRUPTED"
+
+
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
+def test_closed_standard_streams_are_not_taken_by_files(pristine: World, adapter: Adapter, tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """`2>&-`: the run goes on, and what would be said to the user stands in none of its files."""
+    words = adapter.words("train", run=tmp_path / "run", **pristine.values)
+    close = "".join(f" {number}>&-" for number in closed)
+    done = subprocess.run(["sh", "-c", f'exec "$@"{close}', "sh", *words], cwd=tmp_path)
+    assert done.returncode == 0
+    assert [line["step"] for line in jsonl(tmp_path / "run/training_log.jsonl")] == [1, 2, 3, 4]
+    assert all(event["event"] for event in jsonl(tmp_path / "run/events.jsonl"))

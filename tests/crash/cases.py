@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from crash.chains import chain, ranks
 from crash.finding import CODES, Finding, survived
 from crash.places import BALLAST, disk, leave, read_only
-from crash.saves import STEPS, history, power, refused, save
+from crash.saves import STEPS, history, history_power, power, refused, save
 from crash.strike import MOMENTS, POINTS, Strike
 from crash.trial import Ground
 
@@ -129,6 +129,7 @@ CASES: dict[str, tuple[str, Case, int]] = {
     "save": ("kill -9 in a save", save, 8),
     "power": ("power cut in a save", power, 6),
     "history": ("kill -9 while going back to an older checkpoint", history, 4),
+    "history and power": ("power cut while going back to an older checkpoint", history_power, 4),
     "refused": ("a write is refused (full, read-only, quota, denied, broken)", refused, 6),
     "signals": ("SIGTERM or SIGINT in a step", signals, 4),
     "signals while saving": ("SIGTERM or SIGINT in a write, fsync or rename, once or twice", signals_while_saving, 4),

@@ -67,7 +67,7 @@ def refused(ground: Ground, amount: int | None, seed: int) -> Iterator[Finding]:
         yield survived(before.copy(f"{blow}-{point}-{visit}-{moment}"), Strike(point, visit, moment, blow), 5)
 
 
-def history(ground: Ground, amount: int | None, seed: int) -> Iterator[Finding]:
+def history(ground: Ground, amount: int | None, seed: int, blow: str = "KILL") -> Iterator[Finding]:
     """kill -9 while a run goes back to an older checkpoint: no step is lost from the log, and none stands in it twice."""
     rng = random.Random(seed)
     before = ground.trial(STEPS)
@@ -75,5 +75,12 @@ def history(ground: Ground, amount: int | None, seed: int) -> Iterator[Finding]:
     older = ("training.resume=run/step_00000002",)
     probe = before.copy("probe")
     for point, visit, moment in chosen(places_of(probe, Strike("data", 1, "before", "TERM"), more=older), amount, rng):
-        trial = before.copy(f"history-{point}-{visit}-{moment}")
-        yield survived(trial, Strike(point, visit, moment), -signal.SIGKILL, more=older)
+        trial = before.copy(f"history-{blow}-{point}-{visit}-{moment}")
+        yield survived(trial, Strike(point, visit, moment, blow), -signal.SIGKILL, more=older)
+    shutil.rmtree(before.folder)
+    shutil.rmtree(probe.folder)
+
+
+def history_power(ground: Ground, amount: int | None, seed: int) -> Iterator[Finding]:
+    """The same, and everything that was not flushed is lost."""
+    yield from history(ground, amount, seed, "POWER")

@@ -21,7 +21,8 @@ from crash.life import Life, Server
 from crash.strike import Strike
 from folders import per_sample
 
-from lgdlm.training.checkpoint import checkpoints_of, verify_checkpoint
+from lgdlm.training.checkpoint import verify_checkpoint
+from lgdlm.training.naming import checkpoints_of
 
 POISON = "train_005"
 EVERY, KEEP, EVALUATE = 2, 2, 3

@@ -12,7 +12,8 @@ from doors_world import apart, documented, root, run, samples, small
 
 from lgdlm.data.tokenizer import make_tokenizer
 from lgdlm.doors.training import vocabulary_of
-from lgdlm.training.checkpoint import find_checkpoint, verify_checkpoint
+from lgdlm.training.checkpoint import verify_checkpoint
+from lgdlm.training.naming import find_checkpoint
 from lgdlm.training.restore import restore
 
 TOKENIZE = "python rwkv_diffusion_rnn/preprocess_tokenize_text.py --json_path preprocessed_data/qwen_32d/train_data.json --output_dir "

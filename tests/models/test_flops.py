@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgdlm.config import MODELS, RWKV7Model
 from lgdlm.models.build import build_denoiser
 from lgdlm.models.denoiser import NoisyPair
-from lgdlm.models.flops import WKV_OPERATIONS, counted, formula
+from lgdlm.models.flops import WKV_OPERATIONS, counted, formula, of_text
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
 from lgdlm.models.wkv import KERNELS, PRESENT
 
@@ -119,3 +120,20 @@ def test_a_token_of_wkv_costs_nine_operations_an_entry_of_its_state() -> None:
         S = S * w + removed[:, None] * b + v[:, None] * k
         (S * r).sum(dim=1)
     assert sum(counts.values()) == WKV_OPERATIONS * K * K
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("N", [8, 64])
+def test_attention_is_counted_whichever_way_it_is_computed(N: int, masked: bool) -> None:
+    """4 B N^2 H: the fused kernel of a processor is out of sight of torch's counter."""
+    q = torch.randn(2, 4, N, 16)
+    bias = torch.zeros(2, 1, 1, N) if masked else None
+    assert counted(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=bias)).products == 4 * 2 * N * N * 64
+
+
+@pytest.mark.parametrize("name", ["transformer", "mmdit"])
+def test_what_grows_with_the_square_of_a_text_is_its_attention(name: str) -> None:
+    model = MODELS[name](hidden_size=64, n_blocks=2, n_heads=4, latent_dim=5, max_seq_len=256)
+    denoiser = build_denoiser(model, V).eval()
+    one, two, three = (of_text(denoiser, model, N).total for N in (64, 128, 192))
+    assert three - 2 * two + one == 4 * 64 * 2 * (2 * 64**2), "the second difference: 4 H a token, key and block, and nothing else"

@@ -53,6 +53,14 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         same_tokenizer(checkpoint, ours)
 
 
+def test_statistics_of_another_width_are_refused(tmp_path: Path) -> None:
+    """Per-sample data say nothing else of their latents."""
+    data = data_folder(tmp_path / "3", dim=3)
+    assert train(data, tmp_path, "training.num_train_steps=1", "model.latent_dim=3") == 0
+    with pytest.raises(CheckpointError, match="latent_mean: the checkpoint's latents have 3 numbers, the data's 4"):
+        same_statistics(tmp_path / "run/step_00000001", read_manifest(data_folder(tmp_path / "4", dim=4)))
+
+
 @pytest.mark.parametrize("use", ["resume", "warm start", "evaluate"])
 def test_latents_of_another_projection_are_refused(
     world: tuple[Path, Path, Path], use: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

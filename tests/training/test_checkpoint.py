@@ -16,15 +16,8 @@ from training_world import data_folder, events_of, log_of, train
 from lgdlm.cli.__main__ import main
 from lgdlm.errors import CheckpointError
 from lgdlm.models.joint import TextLatentDiffusion
-from lgdlm.training.checkpoint import (
-    MANIFEST,
-    WEIGHTS,
-    Snapshot,
-    checkpoints_of,
-    find_checkpoint,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from lgdlm.training.checkpoint import WEIGHTS, Snapshot, save_checkpoint, verify_checkpoint
+from lgdlm.training.naming import MANIFEST, checkpoints_of, find_checkpoint
 from lgdlm.training.restore import restore
 from lgdlm.training.shelf import rotate
 from lgdlm.training.weights import load_weights, weights_of

@@ -10,8 +10,9 @@ import pytest
 import torch
 from training_world import assembly, data_folder, digests, events_of, log_of, train
 
-from lgdlm.training.checkpoint import checkpoints_of
+from lgdlm.training.checkpoint import verify_checkpoint
 from lgdlm.training.guard import Guard
+from lgdlm.training.naming import checkpoints_of
 from lgdlm.training.weights import weights_of
 
 
@@ -117,4 +118,8 @@ def test_a_run_that_never_had_a_good_step_says_so(data: Path, tmp_path: Path, ca
     ids = [sample for k in (1, 2) for sample in assembly(data, tmp_path / "probe").loader.step(k).sample_ids]
     assert train(data, tmp_path, "training.max_skipped_steps=1", f'training.poison_ids="{",".join(ids)}"') == 6
     assert "last good step: 0" in capsys.readouterr().err
-    assert not checkpoints_of(tmp_path / "run")
+    (begun,) = checkpoints_of(tmp_path / "run")
+    assert begun.name == "step_00000000", "the weights that it began with"
+    assert verify_checkpoint(begun)["step"] == 0
+    assert train(data, tmp_path, "training.resume=auto", "training.num_train_steps=2") == 0
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2]

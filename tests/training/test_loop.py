@@ -10,9 +10,10 @@ import pytest
 from training_world import assembly, data_folder, digests, events_of, log_of, train, train_apart
 
 from lgdlm.errors import InputError
-from lgdlm.training.checkpoint import checkpoints_of, verify_checkpoint
+from lgdlm.training.checkpoint import verify_checkpoint
 from lgdlm.training.loop import Plan
 from lgdlm.training.modes import mode_shares
+from lgdlm.training.naming import checkpoints_of
 from lgdlm.training.run import RunDirectory
 
 SEND = """

@@ -46,6 +46,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Store], Watch
     """Starts a watch of rank 0 that beats every hundredth of a second and misses others after a fifth of one."""
     monkeypatch.setattr(peers, "BEAT", 0.01)
     monkeypatch.setattr(peers, "SILENCE", 0.2)
+    monkeypatch.setattr(peers, "NAP", 0.02)
     monkeypatch.setattr(Watch, "_end", lambda self, problem: None)
     started: list[Watch] = []
 

@@ -9,7 +9,7 @@ import pytest
 from ranks_world import Job, difference, run_jobs
 from training_world import data_folder, digests, events_of, lines, log_of, words
 
-from lgdlm.training.checkpoint import STATE
+from lgdlm.training.naming import STATE
 
 STEPS = (
     "training.num_train_steps=20",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from training_world import data_folder, digests, events_of, lines, log_of, train, words
 
-from lgdlm.training.checkpoint import STATE, checkpoints_of
+from lgdlm.training.naming import STATE, checkpoints_of
 
 # where the process kills itself, as Python that runs before the command
 KILLED = {
@@ -38,8 +38,9 @@ RunDirectory.append = dying
 from lgdlm.training import checkpoint
 write_bytes = checkpoint.write_bytes
 def dying(path, data):
-    write_bytes(path, data)
+    entry = write_bytes(path, data)
     if path.name == "optimizer.safetensors" and "00000020" in path.parent.name: os.kill(os.getpid(), signal.SIGKILL)
+    return entry
 checkpoint.write_bytes = dying
 """,
     "between the rename of step 30 and `latest`": """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lgdlm.errors import LockedError
-from lgdlm.training.checkpoint import checkpoints_of, step_named
+from lgdlm.errors import LockedError, StorageError
+from lgdlm.training.naming import checkpoints_of, step_named
 from lgdlm.training.run import EVENTS, LEDGER, LOG, RunDirectory
 from lgdlm.training.shelf import set_aside_behind
 
@@ -127,3 +128,32 @@ def test_every_step_stands_in_the_log_once(tmp_path: Path, torn: bytes) -> None:
     events = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
     assert [event["event"] for event in events] == ["run_started", "resumed"]
     assert events[1]["checkpoint"] == "step_00000003"
+
+
+def test_what_happened_to_steps_that_are_taken_again_is_told_once(tmp_path: Path) -> None:
+    """A step that is skipped, forgotten by a crash and skipped again is one skipped step; other events are history and stay."""
+    run = RunDirectory(tmp_path / "run")
+    run.start("", 0, None)
+    for step in (1, 2, 3, 4):
+        run.append(LOG, {"step": step})
+        run.append(LEDGER, {"step": step, "sample_ids": ["a"]})
+        run.event("step_skipped", step=step, sample_ids=["a"], reason="x")
+    run.event("checkpoint_saved", step=4, checkpoint="step_00000004")
+    run.start("", 2, run.path / "step_00000002")
+    run.event("step_skipped", step=3, sample_ids=["a"], reason="x")
+    run.close()
+    events = [json.loads(line) for line in (run.path / EVENTS).read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step_skipped"] == [1, 2, 3]
+    assert [event["event"] for event in events if event["event"] != "step_skipped"] == ["run_started", "checkpoint_saved", "resumed"]
+    (resumed,) = [event for event in events if event["event"] == "resumed"]
+    assert resumed["dropped"] == {LOG: 2, LEDGER: 2, EVENTS: 2}
+
+
+def test_a_file_system_that_cannot_lock_is_not_a_run_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*words: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("lgdlm.training.run.fcntl.flock", refused)
+    with pytest.raises(StorageError, match="cannot lock") as found:
+        RunDirectory(tmp_path / "run")
+    assert found.value.exit_code == 5

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
-
 from lgdlm.config import Model
 from lgdlm.evaluation.run_record import CONFIG, RunRecord
 from lgdlm.models.build import build_denoiser
-from lgdlm.models.denoiser import NoisyPair
-from lgdlm.models.flops import counted
+from lgdlm.models.flops import of_text
 from lgdlm.schema import from_yaml
 
 
@@ -40,12 +37,5 @@ class _Kept:
 
 @lru_cache(maxsize=64)
 def _flops(kept: _Kept, vocab_size: int) -> float:
-    model, N = kept.model, kept.model.max_seq_len
-    denoiser = build_denoiser(model, vocab_size).eval()
-    text = torch.zeros(1, N, dtype=torch.long)
-    context = text if denoiser.block_diffusion else None
-    clock = torch.ones(1)
-    latent = torch.zeros(1, model.latent_len, model.latent_dim)
-    pair = NoisyPair(text, clock, latent, clock, torch.ones_like(text, dtype=torch.bool), context=context)
-    with torch.no_grad():
-        return counted(lambda: denoiser(pair)).total / N
+    N = kept.model.max_seq_len
+    return of_text(build_denoiser(kept.model, vocab_size).eval(), kept.model, N).total / N

@@ -20,20 +20,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lgdlm.cli.progress import leave_stdout
-from lgdlm.errors import InputError, LgdlmError, StorageError
+from lgdlm.errors import InputError, LgdlmError, Stopped, StorageError, end_at_once, speaks
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what only a path of the user's can be
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code; every failure ends in exactly one line on stderr."""
+def main(arguments: list[str] | None = None, last: bool | None = None) -> int:
+    """Runs one command line and returns its exit code; every failure ends in exactly one line on stderr.
+
+    `last`: the process ends with it, as it does where the line is the process's own (None).
+    """
+    last = arguments is None if last is None else last
     arguments = sys.argv[1:] if arguments is None else arguments
-    return guarded(lambda: _run(arguments), debug="--debug" in arguments)
+    return guarded(lambda: _run(arguments), debug="--debug" in arguments, last=last)
 
 
-def guarded(action: Callable[[], int], debug: bool = False) -> int:
+def guarded(action: Callable[[], int], debug: bool = False, last: bool = False) -> int:
     """The exit code of `action`, which is run as a command is: with its environment, its signals and its one line of error."""
+    occupy_standard_streams()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: read when torch is loaded, and worth a tenth of a step
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched by itself
     if "WORLD_SIZE" in os.environ:
@@ -41,15 +46,14 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a name need not be Unicode, nor a terminal know all of it
     try:
-        with ending_at_once():
+        with ending_at_once(last):
             code = action()
             if sys.stdout is not None:
                 sys.stdout.flush()  # what cannot be written is told now, and not by the interpreter behind us
             return code
-    except KeyboardInterrupt:
-        return 130
-    except Terminated:
-        return 143
+    except (KeyboardInterrupt, Terminated) as asked:
+        number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
+        return _told(Stopped.by(number, "command", "stopped before its end; nothing half-written is left, repeat the command to go on"))
     except BrokenPipeError:  # the reader of our output left: not our failure
         leave_stdout()
         return 0
@@ -57,10 +61,24 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
         error = _as_ours(problem)
         if debug:
             traceback.print_exc()
-        if os.environ.get("RANK", "0") == "0" and sys.stderr is not None:
-            with suppress(OSError):  # nobody can read it: the code says it still
-                print((error or _defect(problem)).line(), file=sys.stderr, flush=True)
-        return error.exit_code if error else 1
+        return _told(error or _defect(problem), error.exit_code if error else 1)
+
+
+def occupy_standard_streams() -> None:
+    """Where one was closed (`2>&-`) its number would go to the next file that is opened, and what is said to the user into that."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+def _told(error: LgdlmError, code: int | None = None) -> int:
+    """The exit code of an error (or `code`), once its line is printed."""
+    if speaks(os.environ) and sys.stderr is not None:
+        with suppress(OSError):  # nobody can read it: the code says it still
+            print(error.line(), file=sys.stderr, flush=True)
+    return error.exit_code if code is None else code
 
 
 def _run(arguments: list[str]) -> int:
@@ -79,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         if request.help:
             return 0
         raise InputError("USAGE", "command-line", "COMMAND", "a command is expected; lgdlm --help lists them")
-    if request.quiet or os.environ.get("RANK", "0") != "0":
+    if request.quiet or not speaks(os.environ):
         from lgdlm.cli import progress
 
         progress.silence()
@@ -99,13 +117,17 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
-    """SIGTERM and SIGINT end the block by an exception, so that nothing half-written stays behind; a second one does not wait for that."""
+def ending_at_once(last: bool) -> Iterator[None]:
+    """SIGTERM and SIGINT end the block by an exception, so that nothing half-written stays behind; a second one does not wait for that.
+
+    Behind the block the exit code is decided. Where it is the `last` of its process a signal changes nothing any more: taking an
+    interpreter apart lasts long enough to meet one, and it would end with another code.
+    """
     received: list[int] = []
 
     def end(number: int, frame: object) -> None:
         if received:
-            os._exit(128 + number)
+            end_at_once(number)
         received.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
@@ -118,16 +140,20 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def _as_ours(problem: Exception) -> LgdlmError | None:
     """The user's error behind an exception, or None where the defect is ours."""
     if isinstance(problem, LgdlmError):
         return problem
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem):
+        remedy = "lower training.train_batch_size (and raise gradient_accumulation_steps), or take a smaller model or batch_size"
+        return InputError("MEMORY", "machine", "memory", f"there is not enough for this; {remedy}")
     if isinstance(problem, OSError) and problem.errno in STORAGE_ERRORS:
         place = problem.filename2 or problem.filename or "storage"
-        return StorageError("STORAGE", place, "write", f"{problem.strerror}; free space or choose a place that may be written")
+        remedy = "it must be permitted to read it, or to write it where there is room"
+        return StorageError("STORAGE", place, "storage", f"{problem.strerror}; {remedy}")
     if isinstance(problem, OSError) and problem.errno in PATH_ERRORS:
         return InputError("BAD_PATH", problem.filename or "path", "path", f"{problem.strerror}; choose another path")
     return None

@@ -25,7 +25,7 @@ from lgdlm.cli.compose import compose
 from lgdlm.cli.progress import progress, say
 from lgdlm.compat import rewrite
 from lgdlm.config import Config
-from lgdlm.errors import InputError
+from lgdlm.errors import InputError, Stopped
 from lgdlm.evaluation.headline import duration
 from lgdlm.training.signals import Interrupted
 
@@ -53,8 +53,8 @@ def run(config: Config, words: list[str]) -> int:
         run_with_progress(cells, minutes, asked.retry_failed)
     except Interrupted as stopped:
         finished = sum(cell.record().state == FINISHED for cell in cells)
-        say(f"stopped by {stopped}; {finished} of {len(cells)} runs are finished, the same command goes on")
-        return stopped.exit_code
+        message = f"{finished} of {len(cells)} runs are finished; the same command goes on"
+        raise Stopped.by(stopped.number, out, message) from stopped
     found = findings_of(matrix, asked.scale, cells, typed)
     write(found, matrix, cells, out, asked.docs)
     return 0

@@ -89,22 +89,31 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Every hash of a checkpoint, and whether its files make a model; of a run, all its checkpoints. A damaged one does not hide others."""
+    """Every hash of a checkpoint, and whether its files make a model; of a run, all its checkpoints. A damaged one does not hide others.
+
+    One that a run in progress throws away meanwhile is not there, and not damaged.
+    """
     from lgdlm.data.problems import refuse
-    from lgdlm.training.checkpoint import OPTIMIZER, checkpoints_of, find_checkpoint, read_tensors, verify_checkpoint
-    from lgdlm.training.restore import rebuilt
+    from lgdlm.training.checkpoint import verify_checkpoint
+    from lgdlm.training.naming import TRIES, checkpoints_of, find_checkpoint
+    from lgdlm.training.restore import look_into
 
     problems: list[CheckpointError] = []
-    for checkpoint in checkpoints_of(folder) or [find_checkpoint(folder)]:
-        try:
-            manifest = verify_checkpoint(checkpoint)
-            rebuilt(checkpoint, manifest)
-            read_tensors(checkpoint, OPTIMIZER)
-        except CheckpointError as damage:
-            problems.append(damage)
+    whole = 0
+    for _ in range(TRIES):
+        for checkpoint in checkpoints_of(folder) or [find_checkpoint(folder)]:
+            try:
+                manifest = verify_checkpoint(checkpoint, look_into)
+                look_into(checkpoint, manifest)
+            except CheckpointError as damage:
+                if checkpoint.exists() or checkpoint == folder:
+                    problems.append(damage)
+                    with shown():
+                        print(f"{checkpoint}: {damage.field}: {damage.message}")
+                continue
+            whole += 1
             with shown():
-                print(f"{checkpoint}: {damage.field}: {damage.message}")
-            continue
-        with shown():
-            print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
+                print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
+        if whole or problems:
+            break
     refuse(problems)

@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
         argument="ablation.matrix",
         passes_on=True,
     ),
+    "flops": Command("what the configured denoiser computes, a token and a text", ("model", "tokenizer")),
     "report": Command("one self-contained HTML page of a run", ("evaluation",), argument="evaluation.checkpoint"),
 }
 

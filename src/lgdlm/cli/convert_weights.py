@@ -52,7 +52,8 @@ def kinds_of(names: list[str]) -> str:
 def _begin_run(config: Config, source: str, out: Path, old: OldCheckpoint | None) -> int:
     """A run whose first checkpoint is the model before its first step: the weights as they were adopted, or those of `old`."""
     from lgdlm.training.assemble import assemble
-    from lgdlm.training.checkpoint import checkpoints_of, save_checkpoint
+    from lgdlm.training.checkpoint import save_checkpoint
+    from lgdlm.training.naming import checkpoints_of
     from lgdlm.training.old_checkpoint import write_stack
     from lgdlm.training.run import RunDirectory
 

@@ -16,15 +16,17 @@ from typing import Any
 from lgdlm.cli import evaluate, prepare, report, train
 from lgdlm.cli.progress import say
 from lgdlm.config import Config, Evaluation
+from lgdlm.errors import Stopped
 from lgdlm.hardware import peak_memory
-from lgdlm.training.checkpoint import STATE, WEIGHTS
+from lgdlm.training.checkpoint import WEIGHTS
+from lgdlm.training.naming import STATE
 from lgdlm.training.signals import Interrupted
 
 EXAMPLES = 5
 
 
 def run(config: Config) -> int:
-    """Exit code 0, or 130 / 143 where training was interrupted (a second demo goes on from there)."""
+    """Exit code 0. Raises Stopped (130, 143) where training was interrupted: a second demo goes on from there."""
     began = time.monotonic()
     say("1/4 prepare")
     prepare.run(config)
@@ -32,8 +34,8 @@ def run(config: Config) -> int:
     try:
         checkpoint = train.train_run(replace(config, training=replace(config.training, resume="auto")))
     except Interrupted as stopped:
-        say(f"stopped by {stopped}; run the demo again to go on")
-        return stopped.exit_code
+        message = f"stopped behind step {stopped.step} of training, whose checkpoint is saved; run the demo again to go on"
+        raise Stopped.by(stopped.number, "demo", message) from stopped
     run_folder = checkpoint.parent
     config = replace(config, evaluation=replace(config.evaluation, checkpoint=str(run_folder)))
     say("3/4 evaluate")

@@ -2,7 +2,7 @@
 
     x.npy       [D], [L, D]         one latent, id "x"
                 [n, D], [n, L, D]   n latents, ids "x-0", "x-1", ... (n = 1: "x")
-    folder/     <id>.npy, also in sub-folders (id "sub/x")
+    folder/     <id>.npy of one latent each, also in sub-folders (id "sub/x")
     x.jsonl     {"id", "latent"} a line, as t2l and joint write them
 
 Everything is read and checked before anything is sampled; with several problems all of them are listed.
@@ -57,6 +57,9 @@ def read_latents(path: Path, shape: tuple[int, int], projection: Projection | No
             with inside.open(name, where, "latent") if path.is_dir() else _named(path) as file:
                 array = read_npy(file, where, "latent", kinds="f", limit=FILE_BYTES)
             rows = _rows(array, where, shape, projection, project)
+            if path.is_dir() and len(rows) != 1:
+                message = f"one latent a file is expected in a folder, got {len(rows)}; name the file itself, or write one file a latent"
+                raise InputError("BAD_SHAPE", where, "latent", message)
         except InputError as problem:
             problems.append(problem)
             continue

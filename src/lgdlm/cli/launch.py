@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lgdlm.errors import PeerLost
+from lgdlm.errors import PeerLost, Stopped
 from lgdlm.training.joining import LAUNCHER
 from lgdlm.training.peers import FAILURES, JOB
 
@@ -148,13 +148,15 @@ def how(code: int) -> str:
 def verdict(codes: Sequence[int], received: Sequence[int] = (), first: int | None = None) -> int:
     """The job's exit code of the ranks': what a rank ended with of its own accord goes before a lost peer.
 
-    A signal that was `received` may have met a rank that could not say so yet: the code is the signal's then. Raises PeerLost where
-    rank 0 was not there to speak, about the rank that failed `first`.
+    A signal that was `received` may have met a rank that could not say so yet: the code is the signal's then. Raises Stopped where
+    rank 0 was not there to speak of it, and without a signal PeerLost, about the rank that failed `first`.
     """
     if not any(codes):
         return 0
     lost = 128 + received[0] if received else PeerLost.exit_code
     code = next((code for code in codes if code > 0 and code != PeerLost.exit_code), lost)
+    if codes[0] < 0 and received:
+        raise Stopped.by(received[0], "job", "stopped before its first step; repeat the command to go on")
     if codes[0] <= 0 and not received:
         blamed = first or 0
         message = f"ended by {how(codes[blamed])}" if codes[blamed] else "ended amid the others"

@@ -68,7 +68,7 @@ def say_damage(problem: LgdlmError) -> None:
 @contextmanager
 def progress(total: int | None, label: str) -> Iterator[Bar]:
     """A bar for `total` units of work (None: unknown)."""
-    if _silent or total == 0:
+    if _silent or total == 0 or sys.stderr is None:
         yield Silence()
     elif sys.stderr.isatty():
         with _terminal_bar(total, label) as bar:

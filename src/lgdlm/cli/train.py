@@ -9,28 +9,30 @@ from pathlib import Path
 
 from lgdlm.cli.progress import progress, say
 from lgdlm.config import Config, Logging
-from lgdlm.errors import CheckpointError, InputError
+from lgdlm.errors import CheckpointError, InputError, Stopped
 from lgdlm.training.assemble import UNLIMITED_STEPS, Assembly, assemble
 from lgdlm.training.backbone import starts_from_scratch
-from lgdlm.training.checkpoint import checkpoints_of, find_checkpoint, newest_whole_before, verify_checkpoint
+from lgdlm.training.checkpoint import newest_whole_before, verify_checkpoint
 from lgdlm.training.distributed import ALONE, World
 from lgdlm.training.follower import Follower, directory_of
 from lgdlm.training.global_batch import recorded
 from lgdlm.training.joining import world_of
 from lgdlm.training.loop import Metrics, train
+from lgdlm.training.naming import checkpoints_of, find_checkpoint
+from lgdlm.training.restore import look_into
 from lgdlm.training.run import RunDirectory
 from lgdlm.training.signals import Interrupted
 from lgdlm.training.trackers import trackers
 
 
 def run(config: Config) -> int:
-    """Exit code 0, or 130 / 143 after a signal with its checkpoint saved."""
+    """Exit code 0. Raises Stopped (130, 143) after a signal, with a checkpoint of the step saved, and what `train_run` raises."""
     try:
         with world_of(os.environ) as world:
             folder = train_run(config, world)
     except Interrupted as stopped:
-        say(f"stopped by {stopped}; a checkpoint of the last step is saved, go on with training.resume=auto")
-        return stopped.exit_code
+        message = f"stopped behind step {stopped.step}, whose checkpoint is saved; go on with training.resume=auto"
+        raise Stopped.by(stopped.number, config.logging.run_name or config.logging.save_dir, message) from stopped
     say(f"checkpoint: {folder}")
     return 0
 
@@ -99,7 +101,7 @@ def starting_point(run: Path, resume: str | None, fallback: bool) -> tuple[Path 
         return None, None
     wanted = existing[-1] if resume == "auto" else find_checkpoint(Path(resume))
     try:
-        verify_checkpoint(wanted)
+        verify_checkpoint(wanted, look_into)
     except CheckpointError as damage:
         if fallback and (older := newest_whole_before(wanted)) is not None:
             say(f"{damage}")
@@ -119,7 +121,7 @@ def _note_ranks(before: dict[str, int] | None, rows: int, ranks: int, run_direct
 
 def _loop(parts: Assembly, run_directory: RunDirectory | Follower, logging: Logging, world: World) -> Path | None:
     plan = parts.plan
-    total = None if plan.steps == UNLIMITED_STEPS else plan.steps - parts.start
+    total = None if plan.steps == UNLIMITED_STEPS else max(0, plan.steps - parts.start)
     began = time.monotonic() - parts.seconds
     with ExitStack() as stack:
         bar = stack.enter_context(progress(total, "training"))

@@ -87,7 +87,7 @@ def _member(archive: zipfile.ZipFile, name: str, where: object, kinds: str) -> n
 def _header(file: BinaryIO, where: object, field: str, kinds: str) -> tuple[np.dtype, tuple[int, ...], bool]:
     try:
         version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
+        if version not in ((1, 0), (2, 0), (3, 0)):
             raise ValueError(f"format version {version}")
         width, read = (2, npy.read_array_header_1_0) if version == (1, 0) else (4, npy.read_array_header_2_0)
         length = int.from_bytes(file.read(width), "little")

@@ -4,6 +4,7 @@
     several splits: dataset_dict.json {"splits": [...]} with one such folder for each
 
 Only the text and id columns are read, batch by batch, and strings are decoded strictly by us: Arrow does not check them.
+A value that a file holds once and names a thousand times is one value until its rows are read, and few of those are read at once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lgdlm.data.confinement import Confinement
 from lgdlm.data.entries import Entry
 from lgdlm.data.strict_json import parse
 from lgdlm.errors import InputError
 
 BATCH_ROWS = 8192
+SLICE_BYTES = 1 << 26  # of rows that are read at once
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Entry | InputError]:
@@ -25,9 +29,9 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Entry | InputEr
     arrow, parquet = _arrow(), _parquet()
     index = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            held = [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH_ROWS, columns=held):
+        held = [name for name in columns if name in parquet.read_schema(path).names]
+        with parquet.ParquetFile(path, read_dictionary=held) as file:
+            for batch in file.iter_batches(_rows_at_once(file.metadata, held), columns=held):
                 yield from _rows(path, batch, held, index)
                 index += batch.num_rows
     except (arrow.ArrowException, OSError) as error:
@@ -86,7 +90,41 @@ def _read(path: Path, key: str) -> list[Any]:
     return content[key]
 
 
+def _rows_at_once(metadata: Any, columns: Sequence[str]) -> int:
+    """How many rows are decoded together: fewer where the file says that they are large."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+    return max(1, min(BATCH_ROWS, SLICE_BYTES * max(1, metadata.num_rows) // max(1, size)))
+
+
 def _rows(path: Path, batch: Any, columns: Sequence[str], start: int) -> Iterator[Entry | InputError]:
+    sizes = sum((_sizes(batch.column(name)) for name in columns), np.zeros(batch.num_rows, np.int64))
+    first, ends = 0, np.cumsum(sizes)
+    while first < batch.num_rows:
+        last = max(first + 1, int(np.searchsorted(ends, (ends[first - 1] if first else 0) + SLICE_BYTES, side="right")))
+        yield from _slice(path, batch.slice(first, last - first), columns, start + first)
+        first = last
+
+
+def _sizes(column: Any) -> np.ndarray:
+    """Bytes of each value of strings or bytes, int64 [rows]; of other types nothing is known, and they are small."""
+    arrow, compute = _arrow(), _compute()
+    if arrow.types.is_dictionary(column.type):
+        each = _sizes(column.dictionary)
+        at = column.indices.to_numpy(zero_copy_only=False)
+        known = column.indices.is_valid().to_numpy(zero_copy_only=False)
+        sizes = np.zeros(len(column), np.int64)
+        sizes[known] = each[at[known].astype(np.int64)]
+        return sizes
+    try:
+        lengths = compute.binary_length(column)
+    except arrow.ArrowNotImplementedError:
+        return np.zeros(len(column), np.int64)
+    return compute.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _slice(path: Path, batch: Any, columns: Sequence[str], start: int) -> Iterator[Entry | InputError]:
     values = {name: _values(batch.column(name)) for name in columns}
     for i in range(batch.num_rows):
         where, row = f"{path}#{start + i}", {}
@@ -121,6 +159,12 @@ def _arrow() -> Any:
     except ImportError:
         raise InputError("MISSING_PACKAGE", "pyarrow", "package", "Parquet and saved datasets need it; run: pip install pyarrow") from None
     return pyarrow
+
+
+def _compute() -> Any:
+    import pyarrow.compute
+
+    return pyarrow.compute
 
 
 def _parquet() -> Any:

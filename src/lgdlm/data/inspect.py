@@ -138,12 +138,12 @@ def _open(
         token_dir or found.folder / TOKENS,
         split,
         report,
-        latent_dim=latent_dim,
+        latent_dim=latent_dim or found.latent_dim,  # validation's is train's
         vocab_size=vocabulary,
         with_latents=with_latents,
         on_progress=lambda done, total: on_progress(split, done, total),
     )
-    found.latent_dim = samples.latent_dim
+    found.latent_dim = found.latent_dim or samples.latent_dim
     if manifest is not None and split == "train" and samples.latent_dim == manifest.latent_dim:
         verify_statistics(found.folder, samples.statistics, manifest, report)
     if with_latents and samples.latent_dim is not None:

@@ -23,7 +23,7 @@ from lgdlm.data.problems import refuse
 from lgdlm.data.rows import Rows, Strings
 from lgdlm.data.samples import TOKENS, SampleSplit
 from lgdlm.data.shard import map_columns
-from lgdlm.data.verification import verify_files, verify_statistics
+from lgdlm.data.verification import verify_files, verify_statistics, wrong_width
 from lgdlm.errors import InputError
 
 EMBEDDINGS = "validation_embeddings.safetensors"
@@ -197,7 +197,8 @@ def open_samples(
         message = "per-sample tokens do not say how many ids their vocabulary has; set tokenizer.path (a saved folder, byte or rwkv)"
         raise InputError("NO_VOCABULARY", tokens, "token_dir", message)
     options: dict[str, Any] = {"vocab_size": vocabulary, "with_latents": external_latents, "on_progress": on_progress}
-    samples = SampleSplit(folder, tokens, split, report, latent_dim=latent_dim, limit=limit, **options)
+    width = latent_dim or (None if train is None else train.manifest.latent_dim)
+    samples = SampleSplit(folder, tokens, split, report, latent_dim=width, limit=limit, **options)
     size = sum(len(text.encode()) for text in samples.texts)
     counts = {split: {"rows": len(samples.lengths), "tokens": int(samples.lengths.sum()), "bytes": size}}
     if manifest is not None:
@@ -229,6 +230,5 @@ def check_dim(folder: Path, held: int | None, expected: int | None) -> None:
         message = "the data has no latents; run lgdlm prepare with an encoder, or set data.use_external_latents=false"
         raise InputError("NO_LATENTS", folder, "latents", message)
     if expected is not None and held != expected:
-        narrower = f"run: lgdlm convert input={folder} out=<folder> projection=pca latent_dim={expected} ; or " if held > expected else ""
-        message = f"expected latents of {expected} numbers, got {held}; {narrower}set model.latent_dim={held}"
+        message = f"expected latents of {expected} numbers, got {held}; {wrong_width(folder, held, expected)}"
         raise InputError("LATENT_DIM", folder, "latent_dim", message)

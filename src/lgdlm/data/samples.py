@@ -25,11 +25,12 @@ from lgdlm.data.sample_index import SampleEntry, TokenFiles, files_below, list_n
 from lgdlm.data.split import content_key
 from lgdlm.data.statistics import LatentStatistics
 from lgdlm.data.storage import make_folder, storage
-from lgdlm.data.verification import Report, latent_problem, token_problem
+from lgdlm.data.verification import Report, latent_problem, token_problem, wrong_width
 from lgdlm.errors import InputError
 
 LATENT_BYTES = 1 << 24
-BLOCK = 4096
+BLOCK, BLOCK_BYTES = 4096, 1 << 26  # latents held at once in a scan: so many, and no more than that of memory
+WIDTHS = 4  # of which statistics are kept: data of more than one width are refused anyway
 TOKENS = "tokens"  # where our writer puts the token folder, below the latent folder
 
 
@@ -139,6 +140,7 @@ class SampleSplit:
         self.lengths, self.last_tokens, dims = np.zeros(n, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64)
         statistics: dict[int, LatentStatistics] = {}
         block: list[np.ndarray] = []
+        held = 0
         for i, entry in enumerate(self._entries):
             try:
                 if self._token_paths[i] is not None:  # else it has been reported
@@ -150,20 +152,24 @@ class SampleSplit:
                 try:
                     block.append(self._latent(entry))
                     dims[i] = len(block[-1])
+                    held += block[-1].nbytes
                 except InputError as problem:
                     report(problem)
-            if len(block) == BLOCK or i == n - 1:
+            if len(block) == BLOCK or held > BLOCK_BYTES or i == n - 1:
                 for dim in {len(latent) for latent in block}:
-                    statistics.setdefault(dim, LatentStatistics(dim)).add(np.stack([x for x in block if len(x) == dim]))
-                block = []
+                    if dim == expected or dim in statistics or len(statistics) < WIDTHS:
+                        statistics.setdefault(dim, LatentStatistics(dim)).add(np.stack([x for x in block if len(x) == dim]))
+                block, held = [], 0
                 on_progress(i + 1, n)
         if statistics:
             common = Counter(dims[dims > 0].tolist()).most_common(1)[0][0]
-            self.latent_dim = expected if expected in statistics else common
-            self.statistics = statistics[self.latent_dim]
+            self.latent_dim = expected or common
+            self.statistics = statistics.get(self.latent_dim)
+            # where none has the width that is expected it is the expectation, or the folder, that is wrong
+            remedy = "encode it again" if self.latent_dim in dims else wrong_width(self.folder, common, self.latent_dim)
             for i in np.flatnonzero((dims > 0) & (dims != self.latent_dim)).tolist():
                 where = self.folder / str(self._entries[i].latent_path)
-                message = f"expected a latent of {self.latent_dim} numbers, got {dims[i]}; encode it again"
+                message = f"expected a latent of {self.latent_dim} numbers, got {dims[i]}; {remedy}"
                 report(InputError("LATENT_DIM", where, self._entries[i].id, message))
 
     def _report_unlisted(self, entries: list[SampleEntry], report: Report) -> None:

@@ -59,7 +59,9 @@ def make_folder(folder: Path) -> Path:
 @contextmanager
 def write_aside(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends, and vanishes when the block raises."""
-    if path.exists() and not path.is_file() and not path.is_dir():  # a rename would replace the device itself
+    if path.is_dir():
+        raise StorageError("NOT_A_FILE", path, "storage", REFUSALS[errno.EISDIR][1])
+    if path.exists() and not path.is_file():  # a rename would replace the device itself
         raise StorageError("NOT_A_FILE", path, "storage", "a device or pipe stands where a file is needed; choose another path")
     aside = path.with_name(f"{ASIDE}{path.name}")
     with storage(path):

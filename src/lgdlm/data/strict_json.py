@@ -9,6 +9,7 @@ different things in one file. Here both are faults, and so is nesting deeper tha
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -73,7 +74,7 @@ class _Reader:
     def __init__(self, text: str):
         self._text = text
         self._faults: list[str] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._float)
 
     def value(self, at: int) -> tuple[Any, int]:
         """The value that begins at `at` (or its Fault) and the position behind it; raises Fault where it does not end."""
@@ -94,6 +95,12 @@ class _Reader:
             twice = next(name for i, name in enumerate(names) if name in names[:i])
             self._faults.append(f"the name {twice[:40]!r} stands twice in one object")
         return found
+
+    def _float(self, digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            self._faults.append(f"{digits[:20]} is beyond every number")
+        return number
 
     def _constant(self, name: str) -> None:
         self._faults.append(f"{name} is no JSON number")

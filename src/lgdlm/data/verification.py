@@ -91,6 +91,12 @@ def verify_statistics(folder: Path, statistics: LatentStatistics | None, manifes
             report(InputError("STATISTICS", folder / "manifest.json", name, message))
 
 
+def wrong_width(folder: Path, held: int, expected: int) -> str:
+    """What to do where a folder's latents have `held` numbers, and the model expects others."""
+    narrower = f"run: lgdlm convert input={folder} out=<folder> projection=pca latent_dim={expected} ; or " if held > expected else ""
+    return f"{narrower}set model.latent_dim={held}"
+
+
 def duplicate_id(where: str, id: str, index: int, seen: dict[str, int], report: Report) -> None:
     """Report an id that `seen` holds already, and remember it."""
     if id in seen:

@@ -92,4 +92,4 @@ def run_flags(description: str, flags: Sequence[Flag], action: Callable[[Given],
     arguments = sys.argv[1:]
     if "--quiet" in arguments:
         progress.silence()
-    return guarded(lambda: action(read_flags(description, flags, arguments)), debug="--debug" in arguments)
+    return guarded(lambda: action(read_flags(description, flags, arguments)), debug="--debug" in arguments, last=True)

@@ -28,17 +28,17 @@ FLAGS = {"-cn": "--config-name", "-cp": "--config-path", "-cd": "--config-dir", 
 
 def train_rwkv() -> int:
     """The exit code of `rwkv_diffusion_rnn/train_rwkv.py`."""
-    return main(train_words(sys.argv[1:], "rwkv_mmdit"))
+    return main(train_words(sys.argv[1:], "rwkv_mmdit"), last=True)
 
 
 def train_mmdit() -> int:
     """The exit code of `latentDLM_mmdit/train_mmdit.py`."""
-    return main(train_words(sys.argv[1:], "mmdit"))
+    return main(train_words(sys.argv[1:], "mmdit"), last=True)
 
 
 def train_mmdit_stable() -> int:
     """The exit code of `latentDLM_mmdit/train_mmdit_stable.py`."""
-    return main(train_words(sys.argv[1:], "mmdit_stable"))
+    return main(train_words(sys.argv[1:], "mmdit_stable"), last=True)
 
 
 def train_words(arguments: Sequence[str], config_name: str) -> list[str]:

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lgdlm.config import RWKV7Model
+from lgdlm.config import Model, RWKV7Model
+from lgdlm.models.denoiser import Denoiser, NoisyPair
 from lgdlm.models.embedding import ROWS_TOGETHER
 from lgdlm.models.time_mix import published_ranks
 from lgdlm.models.wkv import KERNELS, PRESENT, Kernel
 
+ATTENTION_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 WKV_OPERATIONS = 9  # a token and entry of the state
 WAYS = ("row", "context", "memory", "remember")
 
@@ -38,11 +41,27 @@ class Flops:
         return self.products + self.wkv
 
 
+def attention_flops(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    """Q K^T and the weights times V, 2 a multiply-add, from the shapes [B, G, N, head]; torch's counter knows only the kernels of CUDA."""
+    (B, G, N, head), M = query, key[2]
+    return 2 * B * G * N * M * (head + value[3])
+
+
 def counted(run: Callable[[], object]) -> Flops:
     """What `run()` costs: it is run once, for instance `lambda: denoiser(pair)`, on any device."""
-    with FlopCounterMode(display=False) as counter, _watched(counter) as seen:
+    with FlopCounterMode(display=False, custom_mapping={ATTENTION_ON_CPU: attention_flops}) as counter, _watched(counter) as seen:
         run()
     return Flops(counter.get_total_flops() - seen["hidden"], seen["wkv"])
+
+
+def of_text(denoiser: Denoiser, model: Model, length: int) -> Flops:
+    """Of one question about a text of `length` tokens, logits at each; where blocks are noised beside their clean context, of both."""
+    text = torch.zeros(1, length, dtype=torch.long)
+    latent, clock = torch.zeros(1, model.latent_len, model.latent_dim), torch.ones(1)
+    context = text if denoiser.block_diffusion else None
+    pair = NoisyPair(text, clock, latent, clock, torch.ones_like(text, dtype=torch.bool), context=context)
+    with torch.no_grad():
+        return counted(lambda: denoiser(pair))
 
 
 @contextmanager

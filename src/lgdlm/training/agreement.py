@@ -58,8 +58,11 @@ def same_statistics(folder: Path, manifest: Manifest) -> None:
         if ours is None or name not in saved:  # load_into names a tensor that is missing
             continue
         theirs, mine = saved[name].double(), torch.tensor(ours, dtype=torch.float64)
+        if theirs.shape != mine.shape:
+            message = f"the checkpoint's latents have {theirs.numel()} numbers, the data's {mine.numel()}: resume on its own data"
+            raise CheckpointError("CHECKPOINT", folder / WEIGHTS, name, message)
         allowed = TOLERANCE * saved["latent_std"].double() + ROUNDING * mine.abs()
-        if theirs.shape != mine.shape or not bool(((theirs - mine).abs() <= allowed).all()):
+        if not bool(((theirs - mine).abs() <= allowed).all()):
             message = "the data's latents have other statistics: resume on the data it was trained on, or start with model.checkpoint_path"
             raise CheckpointError("CHECKPOINT", folder / WEIGHTS, name, message)
 

@@ -28,7 +28,7 @@ from lgdlm.objectives.build import build_objectives
 from lgdlm.schema import to_yaml
 from lgdlm.training.agreement import same_projection, same_statistics, same_tokenizer
 from lgdlm.training.backbone import origins, settle, sized
-from lgdlm.training.checkpoint import AVERAGES, OPTIMIZER, Snapshot, find_checkpoint, load_into, read_state, read_tensors, verify_checkpoint
+from lgdlm.training.checkpoint import AVERAGES, OPTIMIZER, Snapshot, load_into, read_state, read_tensors, verify_checkpoint
 from lgdlm.training.distributed import ALONE, World
 from lgdlm.training.ema import Ema
 from lgdlm.training.freezing import Freezer, stages_of
@@ -36,6 +36,7 @@ from lgdlm.training.global_batch import GlobalBatch, global_batch, recorded
 from lgdlm.training.guard import Guard
 from lgdlm.training.loop import Plan
 from lgdlm.training.modes import refuse_contradictions, schedule_for, trained_modes
+from lgdlm.training.naming import find_checkpoint
 from lgdlm.training.optimizer import Optimizers
 from lgdlm.training.sharding import refuse_sharding, shard
 from lgdlm.training.splits import eos_of, named_tokenizer, open_splits

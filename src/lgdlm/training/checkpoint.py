@@ -5,7 +5,8 @@
 
 Of sharded weights each rank writes its pieces, into folders model/, ema/, optimizer/ in the place of those files (`lgdlm.training.pieces`).
 Randomness is counter based and the data position is the step, so `state.json` holds the step and the guard's counters only.
-The manifest carries the hash of its own other fields: a flipped bit in it is found like one in any file.
+The manifest carries the hash of its own other fields: a flipped bit in it is found like one in any file, and not taken for damage of
+the file that it speaks of.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lgdlm.data.storage import ASIDE, digest, flush_folder, ledger, make_folder, remove_folder, storage, write_bytes, write_json
+from lgdlm.data.storage import ASIDE, digest, flush_folder, make_folder, remove_folder, storage, write_bytes, write_json
 from lgdlm.data.strict_json import parse
 from lgdlm.errors import CheckpointError
 from lgdlm.training.distributed import ALONE, World
-from lgdlm.training.old_spelling import place_meant
+from lgdlm.training.naming import LATEST, MANIFEST, STATE, checkpoints_of, small_file, step_named
 from lgdlm.training.pieces import read_pieces, write_pieces
 from lgdlm.training.sharding import is_sharded, local, parts_like
 from lgdlm.training.weights import load_weights, weights_of
 
-MANIFEST, LATEST, SCHEMA = "manifest.json", "latest", 1
-WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.yaml"
-KINDS = ("step_", "epoch_")
-NAME = re.compile(r"step_([0-9]{8,})|epoch_[0-9]{3,}")
-SMALL_BYTES = 1 << 24
+SCHEMA = 1
+Look = Callable[[Path, dict[str, Any]], object]
+WEIGHTS, AVERAGES, OPTIMIZER, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,15 @@ def save_checkpoint(run: Path, name: str, snapshot: Snapshot, world: World = ALO
     written by the rank that has them.
     """
     aside, pieces = run / f"{ASIDE}{name}", dict[str, dict[str, Any]]()
-    world.lead(lambda: _begin(aside))
-    if snapshot.sharded:
-        pieces = write_pieces(aside, {Path(file).stem: tensors for file, tensors in snapshot.tensors}, world)
-    world.lead(lambda: _finish(aside, run / name, snapshot, pieces))
+    try:
+        world.lead(lambda: _begin(aside))
+        if snapshot.sharded:
+            pieces = write_pieces(aside, {Path(file).stem: tensors for file, tensors in snapshot.tensors}, world)
+        world.lead(lambda: _finish(aside, run / name, snapshot, pieces))
+    except BaseException:
+        if world.leads:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
     return run / name
 
 
@@ -86,40 +88,37 @@ def _begin(aside: Path) -> None:
 
 def _finish(aside: Path, target: Path, snapshot: Snapshot, pieces: dict[str, dict[str, Any]]) -> None:
     """Everything that one process writes; `pieces` is the ledger of what all have written already."""
-    run = target.parent
-    try:
-        with storage(target):
-            for file, tensors in () if snapshot.sharded else snapshot.tensors:
-                write_bytes(aside / file, save({key: t.detach().contiguous().cpu() for key, t in tensors.items()}))
-            write_json(aside / STATE, {"step": snapshot.step, **snapshot.state})
-            write_bytes(aside / CONFIG, snapshot.config_yaml.encode())
-            for folder, source in snapshot.folders.items():
-                for path in sorted(p for p in source.iterdir() if p.is_file()):
-                    make_folder(aside / folder)
-                    write_bytes(aside / folder / path.name, path.read_bytes())
-            files = {**ledger(aside, "", but=pieces), **pieces}
-            manifest = {"schema": SCHEMA, "step": snapshot.step, "world_size": snapshot.world_size, "files": files}
-            write_json(aside / MANIFEST, {**manifest, "sha256": _own_hash(manifest)})
-            remove_folder(target)  # the same step of a resumed run: the older checkpoint that it came from stays
-            os.rename(aside, target)
-            flush_folder(run)
-            write_bytes(run / LATEST, target.name.encode())
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    run, files, known = target.parent, dict(pieces), {"step": snapshot.step, "world_size": snapshot.world_size}
+    with storage(target):
+        for file, tensors in () if snapshot.sharded else snapshot.tensors:
+            files[file] = write_bytes(aside / file, save({key: t.detach().contiguous().cpu() for key, t in tensors.items()}))
+        files[STATE] = write_json(aside / STATE, {**snapshot.state, **known})
+        files[CONFIG] = write_bytes(aside / CONFIG, snapshot.config_yaml.encode())
+        for folder, source in snapshot.folders.items():
+            for path in sorted(p for p in source.iterdir() if p.is_file()):
+                make_folder(aside / folder)
+                files[f"{folder}/{path.name}"] = write_bytes(aside / folder / path.name, path.read_bytes())
+        manifest = {"schema": SCHEMA, **known, "files": dict(sorted(files.items()))}
+        write_json(aside / MANIFEST, {**manifest, "sha256": _own_hash(manifest)})
+        remove_folder(target)  # the same step of a resumed run: the older checkpoint that it came from stays
+        os.rename(aside, target)
+        flush_folder(run)
+        write_bytes(run / LATEST, target.name.encode())
 
 
 def _own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def verify_checkpoint(folder: Path) -> dict[str, Any]:
+def verify_checkpoint(folder: Path, look: Look = lambda folder, manifest: None) -> dict[str, Any]:
     """The manifest, after every file's size and hash were compared with it.
+
+    Somebody may have changed a file and told the manifest so, whose own hash then is another: `look` raises what is wrong with the file.
 
     Raises CheckpointError, which names the first file that differs and the newest older checkpoint of the run that is whole.
     """
     try:
-        return _verified(folder)
+        return _verified(folder, look)
     except CheckpointError as damage:
         older = newest_whole_before(folder)
         remedy = f"the newest older whole one is {older.name} (--fallback takes it)" if older else "the run has no older whole one"
@@ -132,65 +131,81 @@ def newest_whole_before(folder: Path) -> Path | None:
     older = beside[: beside.index(folder)] if folder in beside else [p for p in beside if step_named(p) < step_named(folder)]
     for candidate in reversed(older):
         try:
-            _verified(candidate)
+            _verified(candidate, lambda folder, manifest: None)
         except CheckpointError:
             continue
         return candidate
     return None
 
 
-def _verified(folder: Path) -> dict[str, Any]:
+def _verified(folder: Path, look: Look) -> dict[str, Any]:
+    manifest, sound = _read_manifest(folder)
+    forged = CheckpointError("CHECKPOINT", folder / MANIFEST, "sha256", "the file is not what was written")
     try:
-        manifest = parse(_small_file(folder / MANIFEST))
-        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in dict(manifest["files"]).items()}
-        step, own_hash = int(manifest["step"]), manifest.pop("sha256")
+        _compare(folder, manifest)
+    except CheckpointError as difference:
+        if sound:
+            raise
+        raise forged from difference
+    if not sound:
+        look(folder, manifest)
+        raise forged
+    return manifest
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], bool]:
+    """What the manifest says, and whether it is as it was written."""
+    try:
+        manifest = parse(small_file(folder / MANIFEST))
+        own_hash = manifest.pop("sha256", None)
+        sound = own_hash == _own_hash(manifest)
+        files = {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in dict(manifest["files"]).items()}
+        manifest |= {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": files}
     except FileNotFoundError as absent:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", "missing: not a complete checkpoint") from absent
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as damage:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "manifest", f"unreadable ({type(damage).__name__})") from damage
-    if own_hash != _own_hash(manifest):
-        raise CheckpointError("CHECKPOINT", folder / MANIFEST, "sha256", "the file is not what was written")
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError("CHECKPOINT", folder / MANIFEST, "schema", f"expected {SCHEMA}, got {manifest.get('schema')}")
-    folders = {f"{Path(name).parts[0]}.safetensors" for name in expected if len(Path(name).parts) == 2}
+    return manifest, sound
+
+
+def _compare(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Every file with what the manifest says of it, and what both say of the whole."""
+    files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    folders = {f"{Path(name).parts[0]}.safetensors" for name in files if len(Path(name).parts) == 2}
     for required in (WEIGHTS, AVERAGES, OPTIMIZER, STATE, CONFIG):
-        if required not in expected and required not in folders:
+        if required not in files and required not in folders:
             raise CheckpointError("CHECKPOINT", folder / MANIFEST, required, "not listed in the manifest")
-    for name, (size, sha256) in expected.items():
+    for name, entry in files.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError("CHECKPOINT", folder / MANIFEST, name, "points outside the checkpoint")
         if not path.is_file() or path.is_symlink():
             raise CheckpointError("CHECKPOINT", path, "file", "missing")
-        found = digest(path) if path.stat().st_size == size else {"bytes": path.stat().st_size, "sha256": ""}
-        if found["bytes"] != size:
-            raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {size}, got {found['bytes']}")
-        if found["sha256"] != sha256:
+        size = path.stat().st_size
+        found = digest(path) if size == entry["bytes"] else {"bytes": size}
+        if found["bytes"] != entry["bytes"]:
+            raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {entry['bytes']}, got {found['bytes']}")
+        if found["sha256"] != entry["sha256"]:
             raise CheckpointError("CHECKPOINT", path, "sha256", "the file is not what was written")
-    for place, said in ((folder / STATE, read_state(folder)["step"]), (folder, step_named(folder))):
-        if said != step:
-            raise CheckpointError("CHECKPOINT", place, "step", f"expected {step} as in {MANIFEST}, got {said}")
-    return {**manifest, "step": step}
+    state, step, world_size = read_state(folder), manifest["step"], manifest["world_size"]
+    for place, field, said, expected in (
+        (folder / STATE, "step", state["step"], step),
+        (folder, "step", step_named(folder), step),
+        (folder / STATE, "world_size", state.get("world_size", world_size), world_size),
+    ):
+        if said != expected:
+            raise CheckpointError("CHECKPOINT", place, field, f"expected {expected} as in {MANIFEST}, got {said}")
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """`state.json`: {"step", "seconds", "skipped", "skipped_in_a_row", ...}. Raises CheckpointError."""
     try:
-        state = parse(_small_file(folder / STATE))
+        state = parse(small_file(folder / STATE))
         return {**state, "step": int(state["step"])}
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as damage:
         raise CheckpointError("CHECKPOINT", folder / STATE, "state", f"unreadable ({type(damage).__name__})") from damage
-
-
-def _small_file(path: Path) -> bytes:
-    """The bytes of a regular file; OSError for a link, FIFO or device, which may have no end, and for more than a manifest can have."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(f"{path} is no regular file")
-    with path.open("rb") as file:
-        data = file.read(SMALL_BYTES + 1)
-    if len(data) > SMALL_BYTES:
-        raise OSError(f"{path} is too large")
-    return data
 
 
 def read_tensors(folder: Path, name: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -201,43 +216,14 @@ def read_tensors(folder: Path, name: str, like: Mapping[str, Tensor] | None = No
     else:
         try:
             tensors = parts_like(load_file(folder / name), like or {})
+        except FileNotFoundError as absent:
+            raise CheckpointError("CHECKPOINT", folder / name, "file", "missing") from absent
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as damage:
             raise CheckpointError("CHECKPOINT", folder / name, "header", f"not a safetensors file ({damage})") from damage
     for key, tensor in tensors.items():
         if not bool(local(tensor).isfinite().all()):
             raise CheckpointError("CHECKPOINT", folder / name, key, "holds NaN or infinity, which no training saves")
     return tensors
-
-
-def checkpoints_of(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, also one that lost its manifest; folders being written are not among them."""
-    found = [p for kind in KINDS for p in run.glob(f"{kind}*") if (p / MANIFEST).is_file() or NAME.fullmatch(p.name)]
-    return sorted(found, key=lambda p: (step_named(p), p.name))
-
-
-def step_named(folder: Path) -> int:
-    """The step of a checkpoint: in its name no damage can change it. Of others the larger of what state and manifest say; -1: neither."""
-    if (named := NAME.fullmatch(folder.name)) is not None and named[1]:
-        return int(named[1])
-    said = [-1]
-    for file in (STATE, MANIFEST):
-        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-            said.append(int(parse(_small_file(folder / file))["step"]))
-    return max(said)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint folder itself, or the one that a run's `latest` names; where that leads nowhere, the run's newest."""
-    path = place_meant(path)
-    if not path.is_dir():
-        raise CheckpointError("CHECKPOINT", path, "checkpoint", "no such folder: expected a run or one of its step_XXXXXXXX folders")
-    if (path / LATEST).is_file():
-        name = (path / LATEST).read_text(encoding="utf-8", errors="replace").strip()
-        if name.startswith(KINDS) and "/" not in name and "\0" not in name and (path / name).is_dir():
-            return path / name
-    if not (path / MANIFEST).is_file() and (complete := checkpoints_of(path)):
-        return complete[-1]
-    return path
 
 
 def load_into(model: nn.Module, folder: Path, averaged: bool) -> None:

@@ -36,8 +36,9 @@ class Ema:
         if differing := sorted(tensors.keys() ^ self.average.keys()):
             raise ValueError(f"{differing[0]} is averaged in one of the two only ({len(differing)} such parameters)")
         for name, value in self.average.items():
-            if value.shape != tensors[name].shape:
-                raise ValueError(f"{name}: expected shape {list(value.shape)}, got {list(tensors[name].shape)}")
+            if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
+                got = f"{tensors[name].dtype} {list(tensors[name].shape)}"
+                raise ValueError(f"{name}: expected {value.dtype} {list(value.shape)}, got {got}")
         for name, value in self.average.items():
             value.copy_(tensors[name])
 

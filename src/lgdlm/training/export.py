@@ -27,7 +27,7 @@ from lgdlm.models.adoption import published
 from lgdlm.models.pretrained import NORM_EPS, read_pretrained
 from lgdlm.models.pretrained_layout import Sizes, huggingface_name, huggingface_tensor
 from lgdlm.models.rwkv_denoiser import RWKVDenoiser
-from lgdlm.training.checkpoint import STATE, find_checkpoint
+from lgdlm.training.naming import STATE, find_checkpoint
 from lgdlm.training.restore import restore
 
 LAYOUTS = ("rwkv", "hf")

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from lgdlm.config import Training
 from lgdlm.errors import CheckpointError, InputError
-from lgdlm.training.checkpoint import STATE, read_state
+from lgdlm.training.checkpoint import read_state
 from lgdlm.training.distributed import World
+from lgdlm.training.naming import STATE
 
 KEYS = ("rows", "train_batch_size", "gradient_accumulation_steps")
 

@@ -51,7 +51,7 @@ class Plan:
 
     def name_of(self, step: int) -> str:
         """The folder of the checkpoint behind `step`."""
-        ends_epoch = self.epoch_steps is not None and step % self.epoch_steps == 0
+        ends_epoch = self.epoch_steps is not None and step > 0 and step % self.epoch_steps == 0
         return f"epoch_{step // self.epoch_steps:03d}" if self.epoch_steps and ends_epoch else f"step_{step:08d}"
 
     def saves_at(self, step: int) -> bool:
@@ -79,7 +79,7 @@ def train(
 
     `snapshot(step, seconds)` gathers what a checkpoint holds; `seconds` is the training time behind `start`. Raises Interrupted after
     a signal, with a checkpoint of the current step, and Diverged when the guard's patience ends, with one of the last step that counted
-    (there is none where no step ever did).
+    (step 0, the weights that training began with, where none ever did).
     """
     began, step, last, guard = time.monotonic() - seconds, start, None, train_step.guard
     counted = start  # the last step that was not skipped: skipped ones leave the weights as they were
@@ -100,7 +100,7 @@ def train(
         """Whether the checkpoint of step `at` is still to be written, once those behind it are out of the way."""
         for inside in set_aside_behind(run.path, at):
             run.event("checkpoint_superseded", checkpoint=inside.name)
-        return at > 0 and not (run.path / plan.name_of(at)).is_dir()
+        return not (run.path / plan.name_of(at)).is_dir()
 
     with StopRequest() as stop:
 
@@ -147,5 +147,5 @@ def train(
                 asked = stopped()
             if asked:
                 run.event("signal_received", signal=asked, step=step)
-                raise Interrupted(asked)
+                raise Interrupted(asked, step)
     return last

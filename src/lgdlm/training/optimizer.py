@@ -118,8 +118,9 @@ class Optimizers:
             if name not in by_name or slot not in SLOTS[type(by_name[name][0]).__name__]:
                 raise ValueError(f"{key} is not part of this optimizer")
             part, group, parameter = by_name[name]
-            if slot != "step" and value.shape != parameter.shape:
-                raise ValueError(f"{key}: expected shape {list(parameter.shape)}, got {list(value.shape)}")
+            shape, dtype = (parameter.shape, parameter.dtype) if slot != "step" else (torch.Size(), torch.float32)
+            if value.shape != shape or value.dtype != dtype:
+                raise ValueError(f"{key}: expected shape {list(shape)} of {dtype}, got {list(value.shape)} of {value.dtype}")
             home = parameter.device if slot != "step" or group.get("fused") else "cpu"  # unfused AdamW counts steps on the host
             found.append((part, parameter, slot, value.to(home, copy=True)))
         for part, parameter, slot, value in found:

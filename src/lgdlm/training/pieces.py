@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lgdlm.data.storage import digest, make_folder, storage
+from lgdlm.data.storage import digest, flush_folder, make_folder, storage
 from lgdlm.errors import CheckpointError
 from lgdlm.training.distributed import World
 from lgdlm.training.sharding import is_sharded
@@ -44,6 +44,8 @@ def write_pieces(aside: Path, folders: Mapping[str, Mapping[str, Tensor]], world
         for path in mine:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
+        for name in folders:
+            flush_folder(aside / name)
     entries = {path.relative_to(aside).as_posix(): digest(path) for path in mine}
     return {path: entry for text in world.gather(json.dumps(entries)) for path, entry in json.loads(text).items()}
 

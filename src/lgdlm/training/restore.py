@@ -18,7 +18,9 @@ from lgdlm.hardware import default_device
 from lgdlm.models.build import build_model
 from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.schema import from_yaml
-from lgdlm.training.checkpoint import CONFIG, WEIGHTS, find_checkpoint, load_into, newest_whole_before, read_tensors, verify_checkpoint
+from lgdlm.training.checkpoint import CONFIG, OPTIMIZER, WEIGHTS, load_into, newest_whole_before, read_tensors, verify_checkpoint
+from lgdlm.training.naming import used
+from lgdlm.training.optimizer import Optimizers
 from lgdlm.training.weights import compare_weights
 
 
@@ -38,15 +40,18 @@ def restore(path: str | Path, use_ema: bool = True, passed_over: Callable[[Check
 
     With `passed_over` the newest older checkpoint that is whole takes the place of a damaged one, whose damage is handed to it.
     """
-    folder = find_checkpoint(Path(path))
-    try:
-        manifest = verify_checkpoint(folder)
-    except CheckpointError as damage:
-        if passed_over is None or (older := newest_whole_before(folder)) is None:
-            raise
-        passed_over(damage)
-        folder, manifest = older, verify_checkpoint(older)
-    return rebuilt(folder, manifest, use_ema)
+
+    def restored(folder: Path) -> Restored:
+        try:
+            manifest = verify_checkpoint(folder, look_into)
+        except CheckpointError as damage:
+            if passed_over is None or (older := newest_whole_before(folder)) is None:
+                raise
+            passed_over(damage)
+            folder, manifest = older, verify_checkpoint(older)
+        return rebuilt(folder, manifest, use_ema)
+
+    return used(Path(path), restored)
 
 
 def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> Restored:
@@ -89,3 +94,13 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> 
         raise CheckpointError("CHECKPOINT", folder / CONFIG, "model", f"describes no model that can be built ({problem})") from problem
     load_into(model, folder, averaged=use_ema)
     return Restored(model.to(default_device()).eval(), tokenizer, projection, config, folder)
+
+
+def look_into(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """That the files make a model, and the optimizer's state is one of it, whatever their hashes say. Raises CheckpointError."""
+    restored, moments = rebuilt(folder, manifest), read_tensors(folder, OPTIMIZER)
+    try:
+        Optimizers(restored.model, name=restored.config.optimizer.name).load(moments)
+    except ValueError as problem:
+        key = str(problem).partition(":")[0].partition(" ")[0]
+        raise CheckpointError("CHECKPOINT", folder / OPTIMIZER, key, f"is not of this model ({problem})") from problem

@@ -2,12 +2,13 @@
 
     RUN/config.yaml  training_log.jsonl  events.jsonl  ledger.jsonl  step_XXXXXXXX/  epoch_XXX/  latest  lock
 
-Log and events are strict JSON lines, appended across resumes; after a crash the log is cut back to the step that training
-resumes from, so that every step stands in it exactly once.
+Log and events are strict JSON lines, appended across resumes; after a crash they are cut back to the step that training
+resumes from, so that every step stands in them exactly once. `resumed` tells how many lines that took.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from lgdlm.data.storage import flush_folder, make_folder, storage, write_bytes
-from lgdlm.errors import InputError, LockedError
+from lgdlm.errors import InputError, LockedError, StorageError
 from lgdlm.training.shelf import clear_leftovers, set_aside_behind
 
+OF_A_STEP = ("step_skipped", "metric_not_finite", "parameters_thawed")  # they happen again when the step is taken again
 LOG, EVENTS, LEDGER, LOCK = "training_log.jsonl", "events.jsonl", "ledger.jsonl", "lock"
 
 
@@ -47,6 +49,11 @@ class RunDirectory:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as busy:
+            if busy.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                handle.close()
+                raise StorageError(
+                    "NO_LOCKS", self.path / LOCK, "lock", f"the file system cannot lock ({busy.strerror}); choose another logging.save_dir"
+                ) from busy
             handle.seek(0)
             owner = handle.read(200).strip() or "another process"
             handle.close()
@@ -71,8 +78,8 @@ class RunDirectory:
         self._lock.close()
 
     def flush(self) -> None:
-        """Force log and ledger to disk: a checkpoint that survives a power cut must not outlive its log."""
-        for name in (LOG, LEDGER):
+        """Force log, ledger and events to disk: a checkpoint that survives a power cut must not outlive its log."""
+        for name in (LOG, LEDGER, EVENTS):
             if (path := self.path / name).exists():
                 with storage(path), open(path, "rb+") as file:
                     os.fsync(file.fileno())
@@ -95,28 +102,32 @@ class RunDirectory:
         clear_leftovers(self.path)
         write_bytes(self.path / "config.yaml", config_yaml.encode())
         superseded = set_aside_behind(self.path, step)  # before the log is cut: killed in between, the newest checkpoint still has its log
-        self.keep_until(step)
+        dropped = self.keep_until(step)
         for folder in superseded:
             self.event("checkpoint_superseded", checkpoint=folder.name)
         if checkpoint is None:
             self.event("run_started")
         else:
-            self.event("resumed", step=step, checkpoint=checkpoint.name)
+            self.event("resumed", step=step, checkpoint=checkpoint.name, dropped=dropped)
 
-    def keep_until(self, step: int) -> None:
-        """Drop log and ledger lines behind `step`, and in all files a line that a crash cut short."""
-        for name, last in ((LOG, step), (LEDGER, step), (EVENTS, None)):
+    def keep_until(self, step: int) -> dict[str, int]:
+        """Drop what is said of steps behind `step`, and in all files a line that a crash cut short; how many lines of each file went."""
+        dropped: dict[str, int] = {}
+        for name in (LOG, LEDGER, EVENTS):
             if (path := self.path / name).exists():
                 lines = path.read_bytes().splitlines(keepends=True)
-                kept = [line for line in lines if _whole_until(line, last)]
+                kept = [line for line in lines if _whole_until(line, step)]
                 if kept != lines:
                     write_bytes(path, b"".join(kept))
+                    dropped[name] = len(lines) - len(kept)
+        return dropped
 
 
-def _whole_until(line: bytes, last: int | None) -> bool:
-    """Whether a line is complete and, where `last` is given, of a step up to it."""
+def _whole_until(line: bytes, last: int) -> bool:
+    """Whether a line is complete, and of a step up to `last` if it is about a step: of events, those in OF_A_STEP are."""
     try:
         record = json.loads(line)
-        return line.endswith(b"\n") and (last is None or record["step"] <= last)
+        of_a_step = "event" not in record or record["event"] in OF_A_STEP
+        return line.endswith(b"\n") and (not of_a_step or record["step"] <= last)
     except (ValueError, KeyError, TypeError):
         return False

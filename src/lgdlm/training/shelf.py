@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from lgdlm.data.storage import ASIDE, flush_folder, make_folder, remove_folder, storage, write_bytes
-from lgdlm.training.checkpoint import LATEST, checkpoints_of, step_named
+from lgdlm.training.naming import LATEST, checkpoints_of, step_named
 
 SUPERSEDED = "superseded"
 
@@ -34,6 +34,7 @@ def set_aside_behind(run: Path, step: int) -> list[Path]:
                 moved.append(folder.rename(free))
     if moved:
         with storage(run):
+            flush_folder(run / SUPERSEDED)
             flush_folder(run)
             if left := checkpoints_of(run):
                 write_bytes(run / LATEST, left[-1].name.encode())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 
+from lgdlm.errors import end_at_once
+
 
 class Interrupted(Exception):
-    """Training ended early on a signal, after its checkpoint was saved; the exit code is 128 + the signal."""
+    """Training ended early on signal `number`, after a checkpoint of its `step` was saved; the exit code is 128 + the signal."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, step: int = 0):
         super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
+        self.number, self.step, self.exit_code = number, step, 128 + number
 
 
 class StopRequest:
@@ -34,5 +35,5 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
-            os._exit(128 + number)  # a checkpoint being written is still under its temporary name
+            end_at_once(number)  # a checkpoint being written is still under its temporary name
         self.number = number
