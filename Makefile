@@ -47,7 +47,7 @@ check: $(STAMP)
 	bash .ci/run
 
 nightly: $(STAMP)
-	$(PY) -m pytest -m nightly $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m nightly $(ARGS)
 
 # strike runs with everything that docs/reliability.md names, and write its table
 reliability: $(STAMP)

@@ -14,7 +14,7 @@ from contract.sound import World
 from folders import sentences
 
 VERBS = {"prepare", "check", "train", "resume", "verify", "sample-l2t", "sample-t2l", "eval"}
-STEPS = {"steps": 30, "save_every": 5, "keep": 3}
+SAVES = {"save_every": 25, "keep": 3}
 TENSORS = ("model", "ema", "optimizer")
 
 
@@ -48,21 +48,23 @@ def test_a_run_from_text_to_figures(adapter: Adapter, pristine: World, tmp_path:
     adapter.run("check", tmp_path, **pristine.values).ended(0)
 
     run = tmp_path / "a run \u00e9"
-    killed = adapter.start("train", tmp_path, "ledger", run=run, **STEPS, **pristine.values)
-    wait_for_step(run, 12)
+    killed = adapter.start("train", tmp_path, "ledger", run=run, steps=1_000_000, **SAVES, **pristine.values)
+    wait_for_step(run, 12)  # and some more, until the blow falls
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    adapter.run("resume", tmp_path, "ledger", run=run, **STEPS, **pristine.values).ended(0)
+    end = (run / "training_log.jsonl").read_bytes().count(b"\n") // 25 * 25 + 50
+    adapter.run("resume", tmp_path, "ledger", run=run, steps=end, **SAVES, **pristine.values).ended(0)
     whole = tmp_path / "whole"
-    adapter.call("train", tmp_path, "ledger", run=whole, **STEPS, **pristine.values).ended(0)
-    assert result(run, 30) == result(whole, 30)
-    assert [line["step"] for line in jsonl(run / "training_log.jsonl")] == list(range(1, 31))
-    assert sorted(path.name for path in run.glob("step_*")) == ["step_00000020", "step_00000025", "step_00000030"]
-    assert (run / "latest").read_text() == "step_00000030"
+    adapter.call("train", tmp_path, "ledger", run=whole, steps=end, **SAVES, **pristine.values).ended(0)
+    assert result(run, end) == result(whole, end)
+    assert [line["step"] for line in jsonl(run / "training_log.jsonl")] == list(range(1, end + 1))
+    kept = [step for step in (end - 50, end - 25, end) if step]
+    assert sorted(path.name for path in run.glob("step_*")) == [f"step_{step:08d}" for step in kept]
+    assert (run / "latest").read_text() == f"step_{end:08d}"
     assert jsonl(run / "events.jsonl")[-1]["event"] == "checkpoint_saved"
 
-    checkpoint = run / "step_00000030"
+    checkpoint = run / f"step_{end:08d}"
     adapter.run("verify", tmp_path, checkpoint=checkpoint).ended(0)
     latents = {path.stem: path for path in (pristine.latent_dir / "latents/validation").iterdir()}
     prompts = tmp_path / "prompts.jsonl"

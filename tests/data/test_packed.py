@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from documents import rows, write
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from lgdlm.data import packed
+from lgdlm.data.loader import Loader
 from lgdlm.data.manifest import Manifest, read_manifest
 from lgdlm.data.packed import PackedSplit, PackedWriter
-from lgdlm.data.paired import open_dataset
+from lgdlm.data.paired import PairedDataset, open_dataset
 from lgdlm.data.shard import Shard
 from lgdlm.data.statistics import LatentStatistics
 from lgdlm.data.writing import Row
@@ -73,6 +75,28 @@ def test_shards_are_one_sequence(sharded: PackedSplit) -> None:
     assert sharded.texts[38:] == [row.text for row in rows(40)[38:]]
     with pytest.raises(IndexError):
         sharded.text(40)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shards_of_any_size_are_shared_by_ranks_as_one(sharded: PackedSplit, world: int, tmp_path: Path) -> None:
+    """Forty shards, a few uneven ones and a single one give each rank the same rows, and all ranks together each row once."""
+    writer = PackedWriter(tmp_path, "train", 50)
+    for row in rows(40):
+        writer.add(*row)
+    shards = {"train": writer.close()}
+    manifest = Manifest("packed", 50, {}, {"train": writer.counts}, 3, (0.0,) * 3, (1.0,) * 3, shards=shards)
+    one = PairedDataset(PackedSplit(tmp_path, manifest, "train"), manifest, "train")
+    many = PairedDataset(sharded, manifest, "train")
+    for k in (1, 2, 5):
+        taken = []
+        for rank in range(world):
+            steps = [Loader(data, batch_size=12, bucket_rows=3, seed=2, rank=rank, world_size=world).step(k) for data in (one, many)]
+            batches = [step.batches for step in steps]
+            assert steps[0].sample_ids == steps[1].sample_ids
+            assert all(torch.equal(a.input_ids, b.input_ids) and torch.equal(a.latent, b.latent) for a, b in zip(*batches, strict=True))
+            taken += [name for batch in batches[1] for name in batch.sample_ids]
+        assert sorted(taken) == sorted(steps[1].sample_ids)
+        assert len(set(taken)) == 12
 
 
 def test_statistics_are_of_train_alone(tmp_path: Path) -> None:
