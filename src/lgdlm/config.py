@@ -301,6 +301,7 @@ class Sampling:
     average: int = key(1, "t2l: draws averaged; 0: the point estimate, one step from pure noise", at_least=0)
     seed: int = key(42, "of the draws; each sample's are its own, whatever the batch", at_least=0)
     batch_size: int = key(64, "samples drawn together", at_least=1)
+    exact: bool = key(False, "draw each sample alone: the same bits whatever stands beside it, where a batch is equal to rounding; slower")
     best_of: int = key(1, "draws a sample, the best by the model's own t2l kept", at_least=1)
     rounds: int = key(0, "rounds of edits of that sample, kept where the model's own t2l prefers them", at_least=0)
     num_samples: int = key(8, "samples of joint and prior, points of interpolate", at_least=1)

@@ -79,7 +79,7 @@ def test_a_run_from_text_to_figures(adapter: Adapter, pristine: World, tmp_path:
     assert texts_of[0] == texts_of[1]
     vectors = [np.array([line["latent"] for line in jsonl(tmp_path / f"sample-t2l {size}.jsonl")]) for size in (8, 1)]
     assert vectors[0].shape == (2, 4)
-    np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(*vectors), "to the bit"
 
     adapter.run("eval", tmp_path, checkpoint=checkpoint, out=tmp_path / "figures.json", **pristine.values).ended(0)
     figures = json.loads((tmp_path / "figures.json").read_text())

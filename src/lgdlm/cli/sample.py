@@ -133,8 +133,9 @@ class Job:
         return torch.from_numpy(np.stack([latents.get(p.id, only) for p in prompts]))
 
     def batches(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
-        for start in range(0, len(items), self.sampling.batch_size):
-            yield items[start : start + self.sampling.batch_size]
+        size = 1 if self.sampling.exact else self.sampling.batch_size
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
 
     def texts(self, names: Sequence[str], samples: TextSamples, with_latents: bool = False) -> Iterator[Record]:
         for i, (name, text) in enumerate(zip(names, samples.texts(self.restored.tokenizer), strict=True)):
