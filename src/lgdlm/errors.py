@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
@@ -86,7 +87,7 @@ class Stopped(LgdlmError):
 
     def __init__(self, code: str, where: object, field: str, message: str, preface: str = ""):
         super().__init__(code, where, field, message, preface)
-        if field in signal.Signals.__members__:
+        if field in signal.Signals.__members__:  # an error is rebuilt from its parts on its way between processes
             self.exit_code = 128 + signal.Signals[field]
 
     @classmethod
@@ -104,6 +105,13 @@ class PeerLost(LgdlmError):
 def speaks(environment: Mapping[str, str]) -> bool:
     """Whether this process tells its errors: of the ranks of a job the lead does."""
     return environment.get("RANK", "0") == "0" or environment.get("WORLD_SIZE", "1") == "1"
+
+
+def tell(error: LgdlmError) -> None:
+    """Print the line of an error on stderr, where this process speaks. Nobody may be there to read it: the exit code says it still."""
+    if speaks(os.environ) and sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(error.line(), file=sys.stderr, flush=True)
 
 
 def end_at_once(number: int) -> NoReturn:

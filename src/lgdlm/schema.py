@@ -125,7 +125,7 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str, where: object) ->
 
 def _value(key: Key, value: Any, name: str, where: object) -> Any:
     value = _typed(key.type, value, name, where)
-    if value == "" and type(None) in typing.get_args(key.type):
+    if value == "" and type(None) in typing.get_args(key.type) and str(where) == "command-line":  # a file of before may hold one
         raise InputError("CONFIG", where, name, "is empty, as a variable of a script that was never set: null says that there is none")
     if key.choices and value is not None and value not in key.choices:
         close = nearest(str(value), key.choices)

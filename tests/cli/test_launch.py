@@ -16,8 +16,9 @@ from training_world import data_folder, events_of, words
 
 from lgdlm.cli.launch import LEAVE, POLL, environment, verdict, wait
 from lgdlm.errors import PeerLost, Stopped
+from lgdlm.training.lookout import BEAT, FAILURES, TELLING, unpacked
 from lgdlm.training.naming import checkpoints_of
-from lgdlm.training.peers import BEAT, FAILURES, GRACE, SILENCE, unpacked
+from lgdlm.training.peers import GRACE, SILENCE
 
 LIMIT = 30.0  # seconds, of the contract
 
@@ -36,13 +37,15 @@ class Launched:
         assert self.process.stderr is not None
         self.stderr = self.process.stderr
         log, last = run / "training_log.jsonl", time.monotonic() + 170
-        while len(children_of(self.process.pid)) < 2 if lines == 0 else not (log.exists() and log.read_text().count("\n") >= lines):
+        while not self.ready() if lines == 0 else not (log.exists() and log.read_text().count("\n") >= lines):
             assert self.process.poll() is None, self.process.communicate()[1]
             assert time.monotonic() < last
             time.sleep(0.05)
-        self.ranks = sorted(children_of(self.process.pid))
-        if lines:  # by then each knows its own
-            self.ranks.sort(key=lambda pid: int(variable(pid, "RANK")))
+        self.ranks = sorted(children_of(self.process.pid), key=lambda pid: int(variable(pid, "RANK")))
+
+    def ready(self) -> bool:
+        """Whether two processes know which rank they are: a child has its parent's environment until it begins."""
+        return sorted(variable(pid, "RANK") for pid in children_of(self.process.pid)) == ["0", "1"]
 
     def all_end(self) -> bool:
         """Whether within the limit every process is gone."""
@@ -69,7 +72,7 @@ def stat_of(pid: int) -> list[str]:
 
 def variable(pid: int, name: str) -> str:
     words = dict(word.partition("=")[::2] for word in Path(f"/proc/{pid}/environ").read_text().split("\0"))
-    return words[name]
+    return words.get(name, "")
 
 
 def alive(pid: int) -> bool:
@@ -271,6 +274,7 @@ def test_a_lost_rank_is_gone_within_the_limit() -> None:
     """The longest way there is: it is missed, its watcher says so, the launcher ends it."""
     assert 2 * BEAT + SILENCE + LEAVE + POLL < LIMIT
     assert BEAT + GRACE < LEAVE
+    assert 2 * BEAT + SILENCE + TELLING + GRACE < LIMIT, "without a launcher of ours"
 
 
 @pytest.mark.parametrize(
@@ -302,6 +306,8 @@ def test_where_the_lead_cannot_speak_the_launcher_does(codes: list[int], first: 
     [
         ([-15, -15], 143, False),
         ([-15, 7], 143, False),
+        ([0, 143], 143, False),
+        ([0, -9], 143, False),
         ([143, 143], 143, True),
         ([7, -15], 143, True),
         ([0, 0], 0, True),

@@ -204,6 +204,12 @@ CHECKPOINTS: dict[str, Fixture] = {
     "a manifest of a file of the system": Fixture(
         retold(lambda m: m["files"].update({"/etc/hostname": {"bytes": 0, "sha256": ""}})), "manifest.json"
     ),
+    "a manifest of a name without end": Fixture(retold(lambda m: m["files"].update({"x" * 9000: {"bytes": 0, "sha256": ""}})), "xxx"),
+    "a manifest of a name too long": Fixture(retold(lambda m: m["files"].update({"x" * 300: {"bytes": 0, "sha256": ""}})), "xxx"),
+    "a manifest of a name too long, by an outsider": Fixture(
+        rewritten("manifest.json", lambda d: d.replace(b'"files": {', b'"files": {"' + b"x" * 300 + b'": {"bytes": 0, "sha256": ""},')),
+        "manifest.json",
+    ),
     "a manifest of 2 ** 60 bytes": Fixture(retold(lambda m: m["files"][M].update(bytes=1 << 60)), M, heavy=True),
     "a manifest of another step": Fixture(retold(lambda m: m.update(step=3)), S),
     "a manifest of more processes": Fixture(retold(lambda m: m.update(world_size=2)), S),

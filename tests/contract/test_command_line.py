@@ -211,16 +211,17 @@ def test_quiet_is_quiet(adapter: Adapter, pristine: World, trained: Path, tmp_pa
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
-def test_a_signal_behind_the_end_changes_nothing(pristine: World, adapter: Adapter, tmp_path: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_behind_the_end_changes_nothing(pristine: World, adapter: Adapter, tmp_path: Path, number: int) -> None:
     """Taking an interpreter apart lasts; meanwhile the result is there, and the exit code is decided."""
     words = adapter.words("check", **pristine.values)[3:]
     late = (
-        f"import os, sys\nsys.argv = {['lgdlm', *words]!r}\nfrom lgdlm.cli.__main__ import main\n"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts without
+        f"sys.argv = {['lgdlm', *words]!r}\nfrom lgdlm.cli.__main__ import main\n"
         f"code = main()\nos.kill(os.getpid(), {int(number)})\nsys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("error:")) == (code, 0), done.stderr
+    assert (done.returncode, done.stderr.count("error:")) == (0, 0), done.stderr
     assert "no problems" in done.stdout
 
 

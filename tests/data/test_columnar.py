@@ -33,13 +33,16 @@ def bomb(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_repeated_text_is_read_a_few_rows_at_a_time(bomb: Path) -> None:
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
     tracemalloc.start()
     try:
         sizes = [len(entry.values["text"]) for entry in read_parquet(bomb, ("text", "id")) if isinstance(entry, Entry)]
         peak = tracemalloc.get_traced_memory()[1]
-        arrow = pa.default_memory_pool().max_memory()  # of this process so far
+        arrow = pool.max_memory()
     finally:
         tracemalloc.stop()
+        pa.set_memory_pool(before)
     assert sizes == [BYTES] * ROWS
     assert peak < 6 * columnar.SLICE_BYTES
     assert arrow is None or arrow < 12 * columnar.SLICE_BYTES

@@ -12,8 +12,8 @@ from training_world import data_folder, events_of, words
 
 from lgdlm.errors import CheckpointError, InputError
 from lgdlm.training.checkpoint import verify_checkpoint
+from lgdlm.training.lookout import PeerEnded, packed, unpacked
 from lgdlm.training.naming import checkpoints_of
-from lgdlm.training.peers import PeerEnded, packed, unpacked
 
 LIMIT = 30.0  # seconds, of the contract
 REFUSING = """

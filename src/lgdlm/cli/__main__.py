@@ -16,11 +16,11 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from lgdlm.cli.progress import leave_stdout
-from lgdlm.errors import InputError, LgdlmError, Stopped, StorageError, end_at_once, speaks
+from lgdlm.errors import InputError, LgdlmError, Stopped, StorageError, end_at_once, speaks, tell
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what only a path of the user's can be
@@ -75,9 +75,7 @@ def occupy_standard_streams() -> None:
 
 def _told(error: LgdlmError, code: int | None = None) -> int:
     """The exit code of an error (or `code`), once its line is printed."""
-    if speaks(os.environ) and sys.stderr is not None:
-        with suppress(OSError):  # nobody can read it: the code says it still
-            print(error.line(), file=sys.stderr, flush=True)
+    tell(error)
     return error.exit_code if code is None else code
 
 
@@ -121,7 +119,7 @@ def ending_at_once(last: bool) -> Iterator[None]:
     """SIGTERM and SIGINT end the block by an exception, so that nothing half-written stays behind; a second one does not wait for that.
 
     Behind the block the exit code is decided. Where it is the `last` of its process a signal changes nothing any more: taking an
-    interpreter apart lasts long enough to meet one, and it would end with another code.
+    interpreter apart lasts long enough to meet one, and it would end with another code. A second one ends what hangs there.
     """
     received: list[int] = []
 
@@ -135,12 +133,21 @@ def ending_at_once(last: bool) -> Iterator[None]:
         yield
         return
     heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    late: list[int] = []
+
+    def once_more(number: int, frame: object) -> None:
+        if late:  # something hangs while the interpreter is taken apart
+            os._exit(128 + number)
+        late.append(number)
+
     before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, before)
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last else handler)
+            signal.signal(number, once_more if last else handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
 
 def _as_ours(problem: Exception) -> LgdlmError | None:

@@ -116,4 +116,6 @@ def check_checkpoint(folder: Path) -> None:
                 print(f"{checkpoint}: step {manifest['step']}, {len(manifest['files'])} files, no problems")
         if whole or problems:
             break
+    else:
+        raise CheckpointError("CHECKPOINT", folder, "checkpoint", "each was thrown away while it was looked at: check one by name")
     refuse(problems)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from lgdlm.errors import PeerLost, Stopped
 from lgdlm.training.joining import LAUNCHER
-from lgdlm.training.peers import FAILURES, JOB
+from lgdlm.training.lookout import FAILURES, JOB
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -54,6 +54,9 @@ def launch(arguments: Sequence[str], count: int) -> int:
                         start_new_session=True,
                     )
                 )
+            if received:  # while some were not there yet; none has a step behind it, so a second time does no harm
+                for process in ranks:
+                    process.send_signal(received[0])
             first = wait(ranks, dist.PrefixStore(f"{JOB}/0", store))
     finally:
         for process in ranks:
@@ -155,8 +158,8 @@ def verdict(codes: Sequence[int], received: Sequence[int] = (), first: int | Non
         return 0
     lost = 128 + received[0] if received else PeerLost.exit_code
     code = next((code for code in codes if code > 0 and code != PeerLost.exit_code), lost)
-    if codes[0] < 0 and received:
-        raise Stopped.by(received[0], "job", "stopped before its first step; repeat the command to go on")
+    if codes[0] <= 0 and received:
+        raise Stopped.by(received[0], "job", f"stopped; rank 0 ended by {how(codes[0])}, go on with training.resume=auto")
     if codes[0] <= 0 and not received:
         blamed = first or 0
         message = f"ended by {how(codes[blamed])}" if codes[blamed] else "ended amid the others"

@@ -32,7 +32,7 @@ def run(config: Config) -> int:
             folder = train_run(config, world)
     except Interrupted as stopped:
         message = f"stopped behind step {stopped.step}, whose checkpoint is saved; go on with training.resume=auto"
-        raise Stopped.by(stopped.number, config.logging.run_name or config.logging.save_dir, message) from stopped
+        raise Stopped.by(stopped.number, stopped.run, message) from stopped
     say(f"checkpoint: {folder}")
     return 0
 

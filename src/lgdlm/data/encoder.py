@@ -8,7 +8,7 @@ stands in the same batch does not change a vector beyond rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,7 @@ class Encoder:
         out = np.empty((len(texts), self.dim), np.float32)
         rows, done = self._tokens(texts), 0
         batches = list(batches_by_length([len(row) for row in rows], self._max_tokens))
-        for batch, vectors in zip(batches, self._vectors([rows[i] for i in batch] for batch in batches), strict=True):
+        for batch, vectors in zip(batches, self._vectors([[rows[i] for i in batch] for batch in batches]), strict=True):
             bad = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
             if len(bad):
                 place = f"text #{batch[bad[0]]}"
@@ -108,19 +108,19 @@ class Encoder:
                 raise InputError("EMPTY_TEXT", self.name, f"text #{i}", "has nothing to encode; remove it")
         return rows
 
-    def _vectors(self, batches: Iterable[list[list[int]]]) -> Iterator[np.ndarray]:
+    def _vectors(self, batches: Sequence[list[list[int]]]) -> Iterator[np.ndarray]:
         """The vectors of each batch, in order. On a processor the threads take whole batches and never share one.
 
         How many threads share a sum decides how it is rounded; so a vector depends on its batch alone, and not on the machine's cores.
         """
         import torch
 
-        threads = torch.get_num_threads()
+        threads, count = torch.get_num_threads(), len(batches)
         if next(self._weights.model.parameters()).device.type != "cpu":
             yield from map(self._forward, batches)
             return
         try:
-            with ThreadPoolExecutor(threads, "encode", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(max(1, min(threads, count)), "encode", initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield from pool.map(self._forward, batches)
         finally:
             torch.set_num_threads(threads)  # the setting is of each thread, but the next new one takes the last that was made

@@ -215,7 +215,10 @@ def open_samples(
     if split != "train":
         of_train = SampleSplit(folder, tokens, "train", lambda problem: None, latent_dim=samples.latent_dim, **options)
     statistics = of_train.statistics
-    assert statistics is not None, "a train split without latents has been reported"
+    if statistics is None:
+        message = f"no latent of train has {samples.latent_dim} numbers, as those of {split} have; encode them alike"
+        report(InputError("LATENT_DIM", folder, "latents", message))
+        return samples, plain
     mean, std = statistics.mean, statistics.std
     if not (std > 0).all():
         dim = int(np.flatnonzero(~(std > 0))[0])

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -99,11 +99,10 @@ def digest(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": sha256.hexdigest()}
 
 
-def ledger(folder: Path, *parts: str, but: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """Entries of every regular file under the named parts of `folder`, by relative POSIX path; `but` are paths left out."""
+def ledger(folder: Path, *parts: str) -> dict[str, dict[str, Any]]:
+    """Entries of every regular file under the named parts of `folder`, by relative POSIX path."""
     files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    found = {file.relative_to(folder).as_posix(): file for file in files}
-    return {path: digest(file) for path, file in found.items() if path not in but}
+    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
 
 
 def remove_folder(folder: Path) -> None:

@@ -4,13 +4,15 @@
     model.safetensors  ema.safetensors  optimizer.safetensors  state.json  config.yaml  tokenizer/  projection/
 
 Of sharded weights each rank writes its pieces, into folders model/, ema/, optimizer/ in the place of those files (`lgdlm.training.pieces`).
-Randomness is counter based and the data position is the step, so `state.json` holds the step and the guard's counters only.
+Randomness is counter based and the data position is the step, so `state.json` holds counts alone: the step, the ranks, the rows of a
+step, the guard's, the seconds and the memory that were used.
 The manifest carries the hash of its own other fields: a flipped bit in it is found like one in any file, and not taken for damage of
 the file that it speaks of.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +37,7 @@ from lgdlm.training.sharding import is_sharded, local, parts_like
 from lgdlm.training.weights import load_weights, weights_of
 
 SCHEMA = 1
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 Look = Callable[[Path, dict[str, Any]], object]
 WEIGHTS, AVERAGES, OPTIMIZER, CONFIG = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "config.yaml"
 
@@ -181,10 +184,15 @@ def _compare(folder: Path, manifest: Mapping[str, Any]) -> None:
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError("CHECKPOINT", folder / MANIFEST, name, "points outside the checkpoint")
-        if not path.is_file() or path.is_symlink():
-            raise CheckpointError("CHECKPOINT", path, "file", "missing")
-        size = path.stat().st_size
-        found = digest(path) if size == entry["bytes"] else {"bytes": size}
+        try:
+            if not path.is_file() or path.is_symlink():
+                raise FileNotFoundError(path)
+            size = path.stat().st_size
+            found = digest(path) if size == entry["bytes"] else {"bytes": size}
+        except OSError as problem:
+            if problem.errno not in (None, *NOWHERE):  # the disk's failure, not the checkpoint's
+                raise
+            raise CheckpointError("CHECKPOINT", path, "file", "missing") from problem
         if found["bytes"] != entry["bytes"]:
             raise CheckpointError("CHECKPOINT", path, "bytes", f"expected {entry['bytes']}, got {found['bytes']}")
         if found["sha256"] != entry["sha256"]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lgdlm.errors import LgdlmError
-from lgdlm.training.peers import Watch, packed, unpacked
+from lgdlm.training.lookout import packed, unpacked
+from lgdlm.training.peers import Watch
 
 T = TypeVar("T")
 

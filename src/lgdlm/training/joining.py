@@ -21,14 +21,15 @@ import torch
 
 from lgdlm.errors import InputError, LgdlmError, PeerLost
 from lgdlm.training.distributed import ALONE, World
-from lgdlm.training.peers import JOB, SILENCE, Watch, launcher_gone
+from lgdlm.training.lookout import BEAT, JOB
+from lgdlm.training.peers import SILENCE, Watch, launcher_gone
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
 PATIENCE = timedelta(minutes=30)  # of a collective: longer than any checkpoint takes; who is gone is noticed by `Watch`
 JOINING = timedelta(minutes=10)  # until every rank is there
-CALLING = timedelta(seconds=SILENCE / 4)  # until a store answers that must be there; torch tries a little longer than it is told
+CALLING = timedelta(seconds=SILENCE / 4)  # one try to reach the store; torch tries a little longer than it is told
 LOOK = 0.05  # seconds between two looks at who is there
 LAUNCHER = "LGDLM_LAUNCHER"  # process id of our own launcher: which parent we had may no longer be told by asking
 VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -59,6 +60,8 @@ def world_of(environment: Mapping[str, str]) -> Iterator[World]:
                 signal.signal(number, signal.SIG_IGN)  # a launcher's, for the same reason: this rank is ending
             problem = watch.blame(broken)
         watch.post(problem)
+        if rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(2 * BEAT)  # the store goes with this rank: let the others read there why
         raise problem
     finally:
         if watch is not None:
@@ -103,14 +106,22 @@ def _call(environment: Mapping[str, str], rank: int, size: int) -> tuple[Watch, 
     if parent not in (None, os.getppid()):
         raise launcher_gone(rank)
 
-    def connect(master: bool, patience: timedelta, later: timedelta) -> dist.Store:
-        store = dist.TCPStore(host, port, size, master, timeout=patience, wait_for_workers=False)
-        store.set_timeout(later)
+    def connect(master: bool, patience: float) -> dist.Store:
+        last = time.monotonic() + patience
+        while True:  # each try is short: a signal is heard between two
+            try:
+                store = dist.TCPStore(host, port, size, master, timeout=CALLING, wait_for_workers=False)
+                break
+            except RuntimeError:
+                if time.monotonic() > last:
+                    raise
+        store.set_timeout(JOINING)
         return dist.PrefixStore(f"{JOB}/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
-    # a launcher holds its store before it starts us: where there is none any more, it is gone
-    store = connect(rank == 0 and not hosted, CALLING if hosted else JOINING, JOINING)
-    watch = Watch(connect(False, CALLING, timedelta(seconds=SILENCE)), rank, size, parent)
+    # our launcher holds its store before it starts us: where there is none any more, it is gone
+    patience = 0.0 if LAUNCHER in environment else SILENCE if hosted else JOINING.total_seconds()
+    store = connect(rank == 0 and not hosted, patience)
+    watch = Watch(connect(False, patience), rank, size, parent)
     watch.start()
     return watch, store
 

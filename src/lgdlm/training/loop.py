@@ -147,5 +147,5 @@ def train(
                 asked = stopped()
             if asked:
                 run.event("signal_received", signal=asked, step=step)
-                raise Interrupted(asked, step)
+                raise Interrupted(asked, run.path, step)
     return last

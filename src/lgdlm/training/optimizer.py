@@ -39,6 +39,13 @@ def matrices(model: nn.Module) -> set[Tensor]:
     return {p for name, p in named if p.dim() == 2 and name not in ROWS and p not in tables}
 
 
+def refuse_misfit(key: str, value: Tensor, slot: str, parameter: Tensor) -> None:
+    """ValueError where `value` cannot be the state in `slot` of a parameter: like it, or in `step` one number."""
+    shape, dtype = (parameter.shape, parameter.dtype) if slot != "step" else (torch.Size(), torch.float32)
+    if value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"{key}: expected shape {list(shape)} of {dtype}, got {list(value.shape)} of {value.dtype}")
+
+
 class Optimizers:
     """One or two torch optimizers behind one `step`, with their state by parameter name."""
 
@@ -118,9 +125,7 @@ class Optimizers:
             if name not in by_name or slot not in SLOTS[type(by_name[name][0]).__name__]:
                 raise ValueError(f"{key} is not part of this optimizer")
             part, group, parameter = by_name[name]
-            shape, dtype = (parameter.shape, parameter.dtype) if slot != "step" else (torch.Size(), torch.float32)
-            if value.shape != shape or value.dtype != dtype:
-                raise ValueError(f"{key}: expected shape {list(shape)} of {dtype}, got {list(value.shape)} of {value.dtype}")
+            refuse_misfit(key, value, slot, parameter)
             home = parameter.device if slot != "step" or group.get("fused") else "cpu"  # unfused AdamW counts steps on the host
             found.append((part, parameter, slot, value.to(home, copy=True)))
         for part, parameter, slot, value in found:

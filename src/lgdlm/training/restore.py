@@ -20,7 +20,7 @@ from lgdlm.models.joint import TextLatentDiffusion
 from lgdlm.schema import from_yaml
 from lgdlm.training.checkpoint import CONFIG, OPTIMIZER, WEIGHTS, load_into, newest_whole_before, read_tensors, verify_checkpoint
 from lgdlm.training.naming import used
-from lgdlm.training.optimizer import Optimizers
+from lgdlm.training.optimizer import SLOTS, refuse_misfit
 from lgdlm.training.weights import compare_weights
 
 
@@ -60,6 +60,8 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> 
         config = from_yaml((folder / CONFIG).read_text(encoding="utf-8"), folder / CONFIG)
     except InputError as problem:
         raise CheckpointError("CHECKPOINT", folder / CONFIG, problem.field, problem.message) from problem
+    except FileNotFoundError as problem:
+        raise CheckpointError("CHECKPOINT", folder / CONFIG, "file", "missing") from problem
     except UnicodeDecodeError as problem:
         raise CheckpointError("CHECKPOINT", folder / CONFIG, "yaml", f"is not UTF-8 at byte {problem.start}") from problem
     try:
@@ -99,8 +101,13 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], use_ema: bool = True) -> 
 def look_into(folder: Path, manifest: Mapping[str, Any]) -> None:
     """That the files make a model, and the optimizer's state is one of it, whatever their hashes say. Raises CheckpointError."""
     restored, moments = rebuilt(folder, manifest), read_tensors(folder, OPTIMIZER)
+    parameters = dict(restored.model.named_parameters())
     try:
-        Optimizers(restored.model, name=restored.config.optimizer.name).load(moments)
+        for key, value in moments.items():
+            name, _, slot = key.rpartition("|")
+            if name not in parameters or not any(slot in slots for slots in SLOTS.values()):
+                raise ValueError(f"{key}: no parameter has this")
+            refuse_misfit(key, value, slot, parameters[name])
     except ValueError as problem:
-        key = str(problem).partition(":")[0].partition(" ")[0]
+        key = str(problem).partition(":")[0]
         raise CheckpointError("CHECKPOINT", folder / OPTIMIZER, key, f"is not of this model ({problem})") from problem

@@ -10,11 +10,11 @@ from lgdlm.errors import end_at_once
 
 
 class Interrupted(Exception):
-    """Training ended early on signal `number`, after a checkpoint of its `step` was saved; the exit code is 128 + the signal."""
+    """Training in `run` ended early on signal `number`, after a checkpoint of its `step` was saved; the exit code is 128 + the signal."""
 
-    def __init__(self, number: int, step: int = 0):
+    def __init__(self, number: int, run: object = "", step: int = 0):
         super().__init__(signal.Signals(number).name)
-        self.number, self.step, self.exit_code = number, step, 128 + number
+        self.number, self.run, self.step, self.exit_code = number, run, step, 128 + number
 
 
 class StopRequest:
