@@ -101,10 +101,11 @@ def run(command: Command, folder: Path, small: bool) -> subprocess.CompletedProc
     if words[0] == "lgdlm" and small and "--help" not in words:
         text = f"{text.partition(' #')[0]} {shlex.join(SMALL.get(words[1], ()))}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=ROOT if words[0] == "make" else folder,
-        env={**os.environ, "PATH": path, **({} if words[0] == "make" else {"OMP_NUM_THREADS": "1"})},
+        env={**plain, "PATH": path, **({} if words[0] == "make" else {"OMP_NUM_THREADS": "1"})},  # make sets its own
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
