@@ -119,7 +119,7 @@ def ending_at_once(last: bool) -> Iterator[None]:
     """SIGTERM and SIGINT end the block by an exception, so that nothing half-written stays behind; a second one does not wait for that.
 
     Behind the block the exit code is decided. Where it is the `last` of its process a signal changes nothing any more: taking an
-    interpreter apart lasts long enough to meet one, and it would end with another code. A second one ends what hangs there.
+    interpreter apart lasts long enough to meet one, and it would end with another code.
     """
     received: list[int] = []
 
@@ -133,20 +133,14 @@ def ending_at_once(last: bool) -> Iterator[None]:
         yield
         return
     heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
-    late: list[int] = []
-
-    def once_more(number: int, frame: object) -> None:
-        if late:  # something hangs while the interpreter is taken apart
-            os._exit(128 + number)
-        late.append(number)
-
     before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, before)
         for number, handler in before.items():
-            signal.signal(number, once_more if last else handler)
+            # not a handler of ours: Python takes those away while it takes itself apart, and the signal would end it then
+            signal.signal(number, signal.SIG_IGN if last else handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
 
