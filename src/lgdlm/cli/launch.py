@@ -126,7 +126,7 @@ def wait(ranks: Ranks, store: Store) -> int | None:
     while None in (codes := [rank.poll() for rank in ranks]):
         if first is None and any(codes):
             first = next(rank for rank, code in enumerate(codes) if code)
-            tell(store, first, codes[first] or 0)
+            speak_for(store, first, codes[first] or 0)
         if last == math.inf and store.add(FAILURES, 0) > 0:
             last = time.monotonic() + LEAVE
         if time.monotonic() > last:
@@ -136,8 +136,8 @@ def wait(ranks: Ranks, store: Store) -> int | None:
     return first
 
 
-def tell(store: Store, rank: int, code: int) -> None:
-    """That `rank` ended with `code`, if it has not said so itself."""
+def speak_for(store: Store, rank: int, code: int) -> None:
+    """Say that `rank` ended with `code`, if it has not said so itself."""
     if not store.check([f"failure/{rank}"]):
         store.set(f"failure/{rank}", json.dumps({"code": code if code > 0 else PeerLost.exit_code, "reason": how(code)}))
         store.add(FAILURES, 1)

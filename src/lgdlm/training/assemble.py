@@ -82,8 +82,7 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None, world: 
         refuse_sharding(config)
     warm = find_checkpoint(Path(config.model.checkpoint_path)) if config.model.checkpoint_path and resume_from is None else None
     if warm is not None:
-        found = warm
-        world.lead(lambda: int(verify_checkpoint(found)["step"]))
+        verified(warm, world)
     origin = resume_from or warm
     config, weights = sized(config, origin)
     tokenizer = named_tokenizer(config)
@@ -140,6 +139,11 @@ def assemble(config: Config, run: Path, resume_from: Path | None = None, world: 
             world.lead(partial(same_statistics, resume_from, train_data.manifest))
         assembly.start, assembly.seconds, assembly.peak_memory = _resume(resume_from, model, ema, optimizers, guard)
     return assembly
+
+
+def verified(folder: Path, world: World) -> None:
+    """The lead compares every file's hash. Raises CheckpointError on all ranks."""
+    world.lead(lambda: int(verify_checkpoint(folder)["step"]))
 
 
 def _resume(folder: Path, model: TextLatentDiffusion, ema: Ema, optimizers: Optimizers, guard: Guard) -> tuple[int, float, int]:
